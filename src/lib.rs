@@ -1,0 +1,25 @@
+//! The registry that machines are born from.
+//!
+//! Modules in dependency order; arrows never turn back (`tests/tidy.rs` holds the table):
+//!
+//! ```text
+//! main ─▶ server ─▶ registry ─▶ store ─▶ hash ─▶ oci
+//!            ├────▶ admin          └───▶ io
+//!            ├────▶ access ─▶ http1
+//!            └────▶ service ─▶ http1, io
+//! ```
+#![deny(unsafe_code)]
+
+pub mod limits;
+pub mod oci;
+pub mod hash;
+pub mod http1;
+pub mod io;
+pub mod service;
+pub mod telemetry;
+pub mod store;
+pub mod config;
+pub mod access;
+pub mod registry;
+pub mod admin;
+pub mod server;
