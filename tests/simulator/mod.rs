@@ -139,9 +139,9 @@ impl World {
         self.inner.disk.borrow().crash(seed)
     }
 
-    /// Ends the world and hands on the disk as its owner left it: everything is there.
-    pub fn stop(self) -> Disk {
-        self.inner.disk.borrow().crash(3)
+    /// Ends the process and hands on the disk with all that was asked for, synced or not.
+    pub fn kill(self) -> Disk {
+        self.inner.disk.borrow().kill()
     }
 
     /// The fingerprint of all that has happened.

@@ -99,7 +99,7 @@ fn submit<T: 'static>(
         let now = wall_clock(&world);
         let outcome = work(&mut world.disk.borrow_mut(), now);
         if world.disk.borrow().is_halted() {
-            world.executor.halt();
+            return world.executor.halt();
         }
         let result = match outcome {
             Ok(value) => Ok(value),
