@@ -20,7 +20,7 @@ pub enum TargetError {
     UnknownForm,
     /// An absolute-form whose authority is empty or names a user.
     BadAuthority,
-    /// A byte that no target holds: control, space, `#`, beyond ASCII.
+    /// A byte that no URI holds unescaped (RFC 3986 appendix A), or `#`.
     ForbiddenByte,
     /// `%` without two hex digits behind it.
     BadEscape,
@@ -72,10 +72,7 @@ impl Target {
         span: Range<usize>,
     ) -> Result<Target, TargetError> {
         let target = &text[span.clone()];
-        if !target
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
-        {
+        if !target.bytes().all(is_target_byte) {
             return Err(TargetError::ForbiddenByte);
         }
         let (form, path_offset) = match target.as_bytes().first() {
@@ -193,6 +190,10 @@ impl fmt::Debug for Target {
             .field("raw_query", &self.raw_query())
             .finish()
     }
+}
+
+fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte)
 }
 
 fn span_of(start: usize, bytes: usize) -> Range<u16> {
@@ -396,6 +397,9 @@ mod tests {
             ("http://[]/", BadAuthority),
             ("/a b", ForbiddenByte),
             ("/a#b", ForbiddenByte),
+            ("/a\\b", ForbiddenByte),
+            ("/<a>", ForbiddenByte),
+            ("/?a={b}", ForbiddenByte),
             ("/ä", ForbiddenByte),
             ("/a\tb", ForbiddenByte),
             ("/%", BadEscape),
