@@ -442,11 +442,13 @@ fn hyper_complete_requests(input: &[u8]) -> Vec<CompleteRequest> {
         async move {
             let (head, body) = request.into_parts();
             if let Some(body) = collect(body).await {
-                let target = head
+                // Its path of `http://host?query` is empty; like ours, uri.path() then gives a slash.
+                let query = head
                     .uri
-                    .path_and_query()
-                    .map_or("", |target| target.as_str())
-                    .to_owned();
+                    .query()
+                    .map(|query| format!("?{query}"))
+                    .unwrap_or_default();
+                let target = head.uri.path().to_owned() + &query;
                 seen.borrow_mut().push(CompleteRequest {
                     method: head.method.to_string(),
                     target,
