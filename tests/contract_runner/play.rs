@@ -4,9 +4,10 @@
 //! earlier run left behind, and a run may be repeated against a registry that keeps its data.
 
 use super::answer::{self, Answer};
+use super::digest;
 use super::json;
 use super::script::{
-    Action, BodyCheck, Case, Expectation, HeaderTest, RawLine, Request, Script, Step,
+    Action, BodyCheck, Case, Expectation, HeaderCheck, HeaderTest, RawLine, Request, Script, Step,
 };
 use super::value::{self, Variables};
 use super::wire::{Connection, Received, Wire};
@@ -22,6 +23,13 @@ const RAW_PAUSE: Duration = Duration::from_millis(60);
 /// `eventually` asks this often, this far apart: 10 s in all.
 const EVENTUALLY_TRIES: u32 = 200;
 const EVENTUALLY_PAUSE: Duration = Duration::from_millis(50);
+/// Sent with every pull of a manifest, as all clients do; some registries need it.
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, */*";
+/// Holds the session of a `push`; no script can write this name.
+const PUSH_VARIABLE: &str = "the session of a push";
 
 /// The registry that is played to.
 pub struct Target<'a> {
@@ -117,6 +125,7 @@ impl<'a> Player<'a> {
                 self.variables.set(name, value);
                 Ok(())
             }
+            Action::Push { repository, body } => self.push(repository, body),
             Action::Exchange { request, expected } if request.eventually => {
                 for _ in 1..EVENTUALLY_TRIES {
                     if self.exchange(request, expected).is_ok() {
@@ -129,6 +138,21 @@ impl<'a> Player<'a> {
             Action::Exchange { request, expected } => self.exchange(request, expected),
             Action::Raw(lines) => self.raw(lines),
         }
+    }
+
+    fn push(&mut self, repository: &str, body: &str) -> Result<(), String> {
+        let digest = digest::sha256(&self.variables.bytes(body)?);
+        let start = Request::new("POST", &format!("/v2/{repository}/blobs/uploads/"));
+        let mut opened = Expectation { statuses: vec![202], ..Expectation::default() };
+        opened.headers.push(HeaderCheck {
+            name: "Location".into(),
+            test: HeaderTest::Capture(PUSH_VARIABLE.into()),
+        });
+        self.exchange(&start, &opened)?;
+        let mut close = Request::new("PUT", &format!("${{{PUSH_VARIABLE}}}?digest={digest}"));
+        close.body = Some(body.to_string());
+        let stored = Expectation { statuses: vec![201], ..Expectation::default() };
+        self.exchange(&close, &stored)
     }
 
     fn exchange(&mut self, request: &Request, expected: &Expectation) -> Result<(), String> {
@@ -186,6 +210,9 @@ impl<'a> Player<'a> {
         let mut headers = vec![("Host".to_string(), self.target.host.clone())];
         if let Some(authorization) = self.authorization().filter(|_| !request.anonymous) {
             headers.push(("Authorization".into(), authorization));
+        }
+        if matches!(request.method.as_str(), "GET" | "HEAD") && target.contains("/manifests/") {
+            headers.push(("Accept".into(), MANIFEST_TYPES.into()));
         }
         let length = body.as_ref().map_or(0, Vec::len);
         if request.chunked.is_some() {

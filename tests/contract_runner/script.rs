@@ -31,6 +31,8 @@ pub struct Step {
 pub enum Action {
     /// `let NAME = text`
     Define { name: String, text: String },
+    /// `push REPOSITORY body`: a blob is there, by POST and PUT; what no clause is about.
+    Push { repository: String, body: String },
     /// `METHOD target … -> status …`
     Exchange { request: Request, expected: Expectation },
     /// `raw` and the indented lines under it, on a connection of their own.
@@ -52,6 +54,21 @@ pub struct Request {
     pub anonymous: bool,
     /// Repeated until the expectation holds.
     pub eventually: bool,
+}
+
+impl Request {
+    pub fn new(method: &str, target: &str) -> Request {
+        Request {
+            method: method.to_string(),
+            target: target.to_string(),
+            headers: Vec::new(),
+            omitted: Vec::new(),
+            body: None,
+            chunked: None,
+            anonymous: false,
+            eventually: false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -138,6 +155,8 @@ pub fn parse(name: &str, text: &str) -> Result<Script, String> {
                 Action::Raw(raw)
             } else if let Some(definition) = text.strip_prefix("let ") {
                 parse_definition(definition).map_err(fail)?
+            } else if let Some(pushed) = text.strip_prefix("push ") {
+                parse_push(pushed).map_err(fail)?
             } else {
                 parse_exchange(text).map_err(fail)?
             };
@@ -204,6 +223,15 @@ fn parse_definition(definition: &str) -> Result<Action, String> {
     Ok(Action::Define { name, text: text.trim().to_string() })
 }
 
+fn parse_push(pushed: &str) -> Result<Action, String> {
+    match &tokens(pushed)?[..] {
+        [repository, body] => {
+            Ok(Action::Push { repository: repository.clone(), body: body.clone() })
+        }
+        _ => Err("a push is `push REPOSITORY body`".into()),
+    }
+}
+
 fn variable_name(name: &str) -> Result<String, String> {
     let good = name.starts_with(|c: char| c.is_ascii_uppercase())
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
@@ -220,16 +248,8 @@ fn parse_exchange(text: &str) -> Result<Action, String> {
         method = words.next().ok_or("no method")?;
     }
     let target = words.next().ok_or("no target")?;
-    let mut request = Request {
-        method: method.clone(),
-        target: target.clone(),
-        headers: Vec::new(),
-        omitted: Vec::new(),
-        body: None,
-        chunked: None,
-        anonymous: false,
-        eventually,
-    };
+    let mut request = Request::new(method, target);
+    request.eventually = eventually;
     for word in words {
         if let Some(body) = word.strip_prefix("body=") {
             request.body = Some(body.to_string());
