@@ -34,22 +34,30 @@ fn the_contract_holds_with_an_htpasswd_file() {
     // The lowest cost: a test is no place to spend a second on a password.
     let hash = bcrypt::hash(PASSWORD, 4).expect("a password can be hashed");
     fs::write(&passwords, format!("# people\n\n{USER}:{hash}\n")).expect("the file can be written");
-    let passwords = passwords.to_str().expect("a temporary folder has a plain name");
+    let passwords = passwords
+        .to_str()
+        .expect("a temporary folder has a plain name");
     let server = Server::start(
         folder.path(),
-        &[("REGISTRY_AUTH_MODE", "htpasswd"), ("REGISTRY_HTPASSWD_FILE", passwords)],
+        &[
+            ("REGISTRY_AUTH_MODE", "htpasswd"),
+            ("REGISTRY_HTPASSWD_FILE", passwords),
+        ],
     );
     let credentials = Some((USER.to_string(), PASSWORD.to_string()));
     let outcomes = play_all(&scripts(), &server, credentials);
-    let left_out: Vec<&Outcome> =
-        outcomes.iter().filter(|outcome| outcome.verdict == Verdict::NotApplied).collect();
+    let left_out: Vec<&Outcome> = outcomes
+        .iter()
+        .filter(|outcome| outcome.verdict == Verdict::NotApplied)
+        .collect();
     assert!(left_out.is_empty(), "played nowhere: {left_out:#?}");
     report(&outcomes, &server);
 }
 
 fn scripts() -> Vec<Script> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract");
-    let scripts = contract_runner::load_scripts(&folder).unwrap_or_else(|problem| panic!("{problem}"));
+    let scripts =
+        contract_runner::load_scripts(&folder).unwrap_or_else(|problem| panic!("{problem}"));
     assert!(!scripts.is_empty(), "no scripts in {}", folder.display());
     scripts
 }
@@ -59,10 +67,20 @@ fn play_all(
     server: &Server,
     credentials: Option<(String, String)>,
 ) -> Vec<Outcome> {
-    let wire = TcpWire { address: server.address.clone() };
+    let wire = TcpWire {
+        address: server.address.clone(),
+    };
     let host = server.address.clone();
-    let target = Target { wire: &wire, host, run: "test".into(), credentials };
-    scripts.iter().flat_map(|script| play::play(script, &target)).collect()
+    let target = Target {
+        wire: &wire,
+        host,
+        run: "test".into(),
+        credentials,
+    };
+    scripts
+        .iter()
+        .flat_map(|script| play::play(script, &target))
+        .collect()
 }
 
 /// Fails with every broken case at once, and what the server had to say.
@@ -79,7 +97,10 @@ fn report(outcomes: &[Outcome], server: &Server) {
             ));
         }
     }
-    let held = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Held).count();
+    let held = outcomes
+        .iter()
+        .filter(|outcome| outcome.verdict == Verdict::Held)
+        .count();
     assert!(
         text.is_empty(),
         "{held} of {} cases hold; these do not:\n{text}\nthe server's log ended with:\n{}",
@@ -112,7 +133,11 @@ impl Server {
             .stdout(log_file.try_clone().expect("a second handle on the log"))
             .stderr(log_file);
         let process = command.spawn().expect("the server's binary can be run");
-        let mut server = Server { process, address, log };
+        let mut server = Server {
+            process,
+            address,
+            log,
+        };
         server.wait_until_healthy();
         server
     }
@@ -123,16 +148,27 @@ impl Server {
             if let Ok(Some(status)) = self.process.try_wait() {
                 panic!("the server ended with {status}:\n{}", self.log_end());
             }
-            assert!(Instant::now() < deadline, "not healthy after 30 s:\n{}", self.log_end());
+            assert!(
+                Instant::now() < deadline,
+                "not healthy after 30 s:\n{}",
+                self.log_end()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     fn is_healthy(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(&self.address) else { return false };
-        let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        let Ok(mut stream) = TcpStream::connect(&self.address) else {
+            return false;
+        };
+        let request = format!(
+            "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.address
+        );
         let mut answer = String::new();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .is_ok()
             && stream.write_all(request.as_bytes()).is_ok()
             && stream.read_to_string(&mut answer).is_ok()
             && answer.starts_with("HTTP/1.1 200 ")
@@ -156,5 +192,8 @@ impl Drop for Server {
 /// A port that was free a moment ago; kernels do not hand it out again at once.
 fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound listener has an address").to_string()
+    listener
+        .local_addr()
+        .expect("a bound listener has an address")
+        .to_string()
 }

@@ -30,9 +30,12 @@ impl Answer {
 
     /// True when the answer itself says that the connection ends with it.
     pub fn says_close(&self) -> bool {
-        self.header("Connection").any(|value| value.eq_ignore_ascii_case("close"))
+        self.header("Connection")
+            .any(|value| value.eq_ignore_ascii_case("close"))
             || (self.version == "HTTP/1.0"
-                && !self.header("Connection").any(|value| value.eq_ignore_ascii_case("keep-alive")))
+                && !self
+                    .header("Connection")
+                    .any(|value| value.eq_ignore_ascii_case("keep-alive")))
     }
 
     /// The answer as a person wants to see it in a failure.
@@ -43,9 +46,14 @@ impl Answer {
         }
         if !self.body.is_empty() {
             let shown = String::from_utf8_lossy(&self.body[..self.body.len().min(300)]);
-            let printable: String =
-                shown.chars().map(|c| if c.is_control() { '.' } else { c }).collect();
-            text.push_str(&format!("\n    body of {} bytes: {printable}", self.body.len()));
+            let printable: String = shown
+                .chars()
+                .map(|c| if c.is_control() { '.' } else { c })
+                .collect();
+            text.push_str(&format!(
+                "\n    body of {} bytes: {printable}",
+                self.body.len()
+            ));
         }
         text
     }
@@ -88,7 +96,10 @@ pub fn take(bytes: &mut Vec<u8>, bodiless: bool, closed: bool) -> Result<Option<
             rest.len()
         }
         Framing::Length(length) if closed => {
-            return Err(format!("the body ended after {} of {length} bytes", rest.len()));
+            return Err(format!(
+                "the body ended after {} of {length} bytes",
+                rest.len()
+            ));
         }
         Framing::Length(_) | Framing::UntilClose => return Ok(None),
     };
@@ -110,7 +121,9 @@ fn parse_head(head: &[u8]) -> Result<Answer, String> {
     let status: u16 = status.parse().map_err(|_| bad_status())?;
     let mut headers = Vec::new();
     for line in lines {
-        let (name, value) = line.split_once(':').ok_or(format!("not a header: {line:?}"))?;
+        let (name, value) = line
+            .split_once(':')
+            .ok_or(format!("not a header: {line:?}"))?;
         if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(format!("not a header: {line:?}"));
         }
@@ -119,7 +132,12 @@ fn parse_head(head: &[u8]) -> Result<Answer, String> {
         }
         headers.push((name.to_string(), value.trim().to_string()));
     }
-    Ok(Answer { version: version.to_string(), status, headers, body: Vec::new() })
+    Ok(Answer {
+        version: version.to_string(),
+        status,
+        headers,
+        body: Vec::new(),
+    })
 }
 
 fn framing(answer: &Answer, no_body: bool) -> Result<Framing, String> {
@@ -150,9 +168,12 @@ fn framing(answer: &Answer, no_body: bool) -> Result<Framing, String> {
 fn take_chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
-        let Some(line_end) = find(&bytes[at..], b"\r\n") else { return Ok(None) };
+        let Some(line_end) = find(&bytes[at..], b"\r\n") else {
+            return Ok(None);
+        };
         let line = String::from_utf8_lossy(&bytes[at..at + line_end]).into_owned();
-        let size = usize::from_str_radix(&line, 16).map_err(|_| format!("not a chunk size: {line:?}"))?;
+        let size =
+            usize::from_str_radix(&line, 16).map_err(|_| format!("not a chunk size: {line:?}"))?;
         at += line_end + 2;
         if bytes.len() < at + size + 2 {
             return Ok(None);
@@ -169,7 +190,9 @@ fn take_chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
 }
 
 #[cfg(test)]
@@ -184,8 +207,11 @@ mod tests {
 
     #[test]
     fn one_answer_is_taken_and_the_next_is_left() {
-        let (answer, rest) =
-            take_all("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404", false).unwrap();
+        let (answer, rest) = take_all(
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404",
+            false,
+        )
+        .unwrap();
         assert_eq!(answer.unwrap().body, b"ok");
         assert_eq!(rest, "HTTP/1.1 404");
     }

@@ -25,7 +25,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn sha256_bytes(bytes: &[u8]) -> Vec<u8> {
-    let constants: Vec<u32> = first_primes(64).map(|prime| (fraction(prime, 3) >> 32) as u32).collect();
+    let constants: Vec<u32> = first_primes(64)
+        .map(|prime| (fraction(prime, 3) >> 32) as u32)
+        .collect();
     let mut state: [u32; 8] = [0; 8];
     for (word, prime) in state.iter_mut().zip(first_primes(8)) {
         *word = (fraction(prime, 2) >> 32) as u32;
@@ -119,7 +121,9 @@ fn pad(bytes: &[u8], block_bytes: usize, length_bytes: usize) -> Vec<u8> {
 }
 
 fn first_primes(count: usize) -> impl Iterator<Item = u64> {
-    (2u64..).filter(|n| (2..*n).all(|divisor| n % divisor != 0)).take(count)
+    (2u64..)
+        .filter(|n| (2..*n).all(|divisor| n % divisor != 0))
+        .take(count)
 }
 
 /// The first 64 bits of the fraction of `prime`'s square (2) or cube (3) root.
@@ -135,7 +139,11 @@ fn fraction(prime: u64, root: u32) -> u64 {
         }
         let mut bound = vec![0u32; 2 * root as usize];
         bound.extend(limbs(u128::from(prime)));
-        if less_or_equal(&power, &bound) { low = middle } else { high = middle }
+        if less_or_equal(&power, &bound) {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     low as u64
 }

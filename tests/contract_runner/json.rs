@@ -14,9 +14,10 @@ pub enum Json {
 impl Json {
     pub fn get(&self, key: &str) -> Option<&Json> {
         match self {
-            Json::Object(members) => {
-                members.iter().find(|(name, _)| name == key).map(|(_, value)| value)
-            }
+            Json::Object(members) => members
+                .iter()
+                .find(|(name, _)| name == key)
+                .map(|(_, value)| value),
             _ => None,
         }
     }
@@ -30,7 +31,10 @@ impl Json {
                 .all(|(key, value)| self.get(key).is_some_and(|found| found.holds(value))),
             (Json::List(found), Json::List(asked)) => {
                 found.len() == asked.len()
-                    && found.iter().zip(asked).all(|(found, asked)| found.holds(asked))
+                    && found
+                        .iter()
+                        .zip(asked)
+                        .all(|(found, asked)| found.holds(asked))
             }
             (found, asked) => found == asked,
         }
@@ -39,7 +43,10 @@ impl Json {
 
 /// Parses one JSON value and refuses anything after it.
 pub fn parse(text: &str) -> Result<Json, String> {
-    let mut parser = Parser { bytes: text.as_bytes(), at: 0 };
+    let mut parser = Parser {
+        bytes: text.as_bytes(),
+        at: 0,
+    };
     let value = parser.value()?;
     parser.skip_space();
     if parser.at < parser.bytes.len() {
@@ -139,7 +146,10 @@ impl Parser<'_> {
 
     /// Four hex digits. Halves of a surrogate pair become U+FFFD: no script looks at such text.
     fn code_point(&mut self) -> Result<char, String> {
-        let digits = self.bytes.get(self.at..self.at + 4).ok_or("a \\u without its digits")?;
+        let digits = self
+            .bytes
+            .get(self.at..self.at + 4)
+            .ok_or("a \\u without its digits")?;
         self.at += 4;
         let digits = std::str::from_utf8(digits).map_err(|error| error.to_string())?;
         let number = u32::from_str_radix(digits, 16).map_err(|error| error.to_string())?;

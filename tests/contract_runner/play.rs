@@ -102,18 +102,26 @@ struct Link {
 impl<'a> Player<'a> {
     fn new(script: &Script, index: usize, target: &'a Target<'a>) -> Player<'a> {
         let mut variables = Variables::default();
-        variables.set("R", format!("contract/{}/{}-{index}", target.run, script.name));
+        variables.set(
+            "R",
+            format!("contract/{}/{}-{index}", target.run, script.name),
+        );
         variables.set("HOST", target.host.clone());
         if let Some((user, password)) = &target.credentials {
             variables.set("USER", user.clone());
             variables.set("PASSWORD", password.clone());
         }
-        Player { target, variables, link: None }
+        Player {
+            target,
+            variables,
+            link: None,
+        }
     }
 
     fn play(mut self, script: &Script, case: &Case) -> Result<(), String> {
         for step in script.preamble.iter().chain(&case.steps) {
-            self.step(step).map_err(|problem| format!("{}.txt:{}: {problem}", script.name, step.line))?;
+            self.step(step)
+                .map_err(|problem| format!("{}.txt:{}: {problem}", script.name, step.line))?;
         }
         Ok(())
     }
@@ -143,7 +151,10 @@ impl<'a> Player<'a> {
     fn push(&mut self, repository: &str, body: &str) -> Result<(), String> {
         let digest = digest::sha256(&self.variables.bytes(body)?);
         let start = Request::new("POST", &format!("/v2/{repository}/blobs/uploads/"));
-        let mut opened = Expectation { statuses: vec![202], ..Expectation::default() };
+        let mut opened = Expectation {
+            statuses: vec![202],
+            ..Expectation::default()
+        };
         opened.headers.push(HeaderCheck {
             name: "Location".into(),
             test: HeaderTest::Capture(PUSH_VARIABLE.into()),
@@ -151,7 +162,10 @@ impl<'a> Player<'a> {
         self.exchange(&start, &opened)?;
         let mut close = Request::new("PUT", &format!("${{{PUSH_VARIABLE}}}?digest={digest}"));
         close.body = Some(body.to_string());
-        let stored = Expectation { statuses: vec![201], ..Expectation::default() };
+        let stored = Expectation {
+            statuses: vec![201],
+            ..Expectation::default()
+        };
         self.exchange(&close, &stored)
     }
 
@@ -191,14 +205,26 @@ impl<'a> Player<'a> {
         let sent = link.connection.send(bytes);
         match link.next_answer(bodiless) {
             Ok(answer) => Ok((link, answer)),
-            Err(problem) => Err(format!("{}: {}", first_line(bytes), with_send_error(problem, sent))),
+            Err(problem) => Err(format!(
+                "{}: {}",
+                first_line(bytes),
+                with_send_error(problem, sent)
+            )),
         }
     }
 
     fn connect(&self) -> Result<Link, String> {
-        let connection =
-            self.target.wire.connect().map_err(|error| format!("cannot connect: {error}"))?;
-        Ok(Link { connection, received: Vec::new(), closed: false, answers: 0 })
+        let connection = self
+            .target
+            .wire
+            .connect()
+            .map_err(|error| format!("cannot connect: {error}"))?;
+        Ok(Link {
+            connection,
+            received: Vec::new(),
+            closed: false,
+            answers: 0,
+        })
     }
 
     fn encode(&self, request: &Request) -> Result<Vec<u8>, String> {
@@ -243,7 +269,10 @@ impl<'a> Player<'a> {
 
     fn authorization(&self) -> Option<String> {
         let (user, password) = self.target.credentials.as_ref()?;
-        Some(format!("Basic {}", value::base64(format!("{user}:{password}").as_bytes())))
+        Some(format!(
+            "Basic {}",
+            value::base64(format!("{user}:{password}").as_bytes())
+        ))
     }
 
     fn raw(&mut self, lines: &[RawLine]) -> Result<(), String> {
@@ -258,7 +287,9 @@ impl<'a> Player<'a> {
                     if *line_end {
                         pending.extend(b"\r\n");
                     }
-                    if let Some(authorization) = self.authorization().filter(|_| text.starts_with("Host:")) {
+                    if let Some(authorization) =
+                        self.authorization().filter(|_| text.starts_with("Host:"))
+                    {
                         pending.extend(format!("Authorization: {authorization}\r\n").bytes());
                     }
                     continue;
@@ -278,26 +309,33 @@ impl<'a> Player<'a> {
                     sent = link.connection.end_sending();
                 }
                 RawLine::Expect { line, expected } => {
-                    let answer = link.next_answer_or_interim(expected.bodiless).map_err(|problem| {
-                        let sent = std::mem::replace(&mut sent, Ok(()));
-                        format!("line {line}: {}", with_send_error(problem, sent))
-                    })?;
-                    self.check(&answer, expected, &mut link).map_err(|problem| {
-                        format!("line {line}: {problem}\n  answer: {}", answer.describe())
-                    })?;
+                    let answer =
+                        link.next_answer_or_interim(expected.bodiless)
+                            .map_err(|problem| {
+                                let sent = std::mem::replace(&mut sent, Ok(()));
+                                format!("line {line}: {}", with_send_error(problem, sent))
+                            })?;
+                    self.check(&answer, expected, &mut link)
+                        .map_err(|problem| {
+                            format!("line {line}: {problem}\n  answer: {}", answer.describe())
+                        })?;
                 }
                 RawLine::Closed { line } => {
-                    link.expect_close().map_err(|problem| format!("line {line}: {problem}"))?;
+                    link.expect_close()
+                        .map_err(|problem| format!("line {line}: {problem}"))?;
                 }
                 RawLine::Ended { line } => {
-                    link.expect_end().map_err(|problem| format!("line {line}: {problem}"))?;
+                    link.expect_end()
+                        .map_err(|problem| format!("line {line}: {problem}"))?;
                 }
                 RawLine::Send { .. } | RawLine::SendBody(_) => {}
             }
         }
         // What was sent last and asks for no answer: the connection is dropped after it.
         if !pending.is_empty() {
-            link.connection.send(&pending).map_err(|error| format!("cannot send: {error}"))?;
+            link.connection
+                .send(&pending)
+                .map_err(|error| format!("cannot send: {error}"))?;
         }
         Ok(())
     }
@@ -312,7 +350,11 @@ impl<'a> Player<'a> {
         let mut problems = Vec::new();
         if !expected.statuses.contains(&answer.status) {
             let wanted: Vec<String> = expected.statuses.iter().map(u16::to_string).collect();
-            problems.push(format!("status {} instead of {}", answer.status, wanted.join(" or ")));
+            problems.push(format!(
+                "status {} instead of {}",
+                answer.status,
+                wanted.join(" or ")
+            ));
         }
         if !expected.codes.is_empty() {
             problems.extend(check_codes(answer, &expected.codes).err());
@@ -333,12 +375,25 @@ impl<'a> Player<'a> {
             }
             _ => {}
         }
-        if problems.is_empty() { Ok(()) } else { Err(problems.join("\n  ")) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems.join("\n  "))
+        }
     }
 
-    fn check_header(&mut self, answer: &Answer, name: &str, test: &HeaderTest) -> Result<(), String> {
+    fn check_header(
+        &mut self,
+        answer: &Answer,
+        name: &str,
+        test: &HeaderTest,
+    ) -> Result<(), String> {
         let values: Vec<&str> = answer.header(name).collect();
-        let shown = if values.is_empty() { "absent".to_string() } else { values.join(" and ") };
+        let shown = if values.is_empty() {
+            "absent".to_string()
+        } else {
+            values.join(" and ")
+        };
         let variables = &self.variables;
         let any = |text: &str, holds: fn(&str, &str) -> bool| -> Result<(), String> {
             let wanted = variables.expand(text)?;
@@ -375,7 +430,12 @@ impl<'a> Player<'a> {
                 if answer.body == wanted {
                     return Ok(());
                 }
-                let same = answer.body.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+                let same = answer
+                    .body
+                    .iter()
+                    .zip(&wanted)
+                    .take_while(|(a, b)| a == b)
+                    .count();
                 Err(format!(
                     "the body has {} bytes, wanted {}; they differ from byte {same} on",
                     answer.body.len(),
@@ -391,8 +451,10 @@ impl<'a> Player<'a> {
             }
             BodyCheck::Json(pattern) => {
                 let wanted = self.variables.expand(pattern)?;
-                let pattern = json::parse(&wanted).map_err(|e| format!("the pattern {wanted}: {e}"))?;
-                let found = json::parse(&text()).map_err(|e| format!("the body is not JSON: {e}"))?;
+                let pattern =
+                    json::parse(&wanted).map_err(|e| format!("the pattern {wanted}: {e}"))?;
+                let found =
+                    json::parse(&text()).map_err(|e| format!("the body is not JSON: {e}"))?;
                 match found.holds(&pattern) {
                     true => Ok(()),
                     false => Err(format!("the body does not hold {wanted}")),
@@ -491,7 +553,11 @@ fn check_codes(answer: &Answer, wanted: &[String]) -> Result<(), String> {
     }
     match codes == wanted {
         true => Ok(()),
-        false => Err(format!("codes {} instead of {}", codes.join(" "), wanted.join(" "))),
+        false => Err(format!(
+            "codes {} instead of {}",
+            codes.join(" "),
+            wanted.join(" ")
+        )),
     }
 }
 
@@ -499,7 +565,11 @@ fn encode_chunks(body: &[u8], sizes: &[usize], out: &mut Vec<u8>) {
     let mut rest = body;
     let mut sizes = sizes.iter();
     while !rest.is_empty() {
-        let size = sizes.next().copied().unwrap_or(rest.len()).clamp(1, rest.len());
+        let size = sizes
+            .next()
+            .copied()
+            .unwrap_or(rest.len())
+            .clamp(1, rest.len());
         out.extend(format!("{size:x}\r\n").bytes());
         out.extend_from_slice(&rest[..size]);
         out.extend(b"\r\n");
@@ -518,7 +588,9 @@ fn one_query(target: &str) -> String {
 
 /// `http://host/path` → `/path`: some registries answer with absolute locations.
 fn without_authority(value: &str) -> &str {
-    let Some((_, rest)) = value.split_once("://").filter(|(scheme, _)| scheme.starts_with("http"))
+    let Some((_, rest)) = value
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.starts_with("http"))
     else {
         return value;
     };
@@ -526,7 +598,10 @@ fn without_authority(value: &str) -> &str {
 }
 
 fn first_line(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == b'\r').unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\r')
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end.min(300)]).into_owned()
 }
 
@@ -539,8 +614,8 @@ fn with_send_error(problem: String, sent: std::io::Result<()>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::script;
+    use super::*;
     use std::cell::RefCell;
     use std::collections::VecDeque;
     use std::io;
@@ -560,7 +635,10 @@ mod tests {
     impl Wire for Canned {
         fn connect(&self) -> io::Result<Box<dyn Connection>> {
             let next = std::mem::take(&mut *self.answers.borrow_mut());
-            Ok(Box::new(CannedConnection { next, sent: self.sent.clone() }))
+            Ok(Box::new(CannedConnection {
+                next,
+                sent: self.sent.clone(),
+            }))
         }
         fn pause(&self, _: Duration) {}
     }
@@ -574,7 +652,9 @@ mod tests {
             if within == OPEN_WATCH {
                 return Ok(Received::Nothing);
             }
-            let Some(answer) = self.next.pop_front() else { return Ok(Received::Closed) };
+            let Some(answer) = self.next.pop_front() else {
+                return Ok(Received::Closed);
+            };
             into.extend(answer.bytes());
             Ok(Received::Bytes)
         }
@@ -585,13 +665,22 @@ mod tests {
 
     fn run(script: &str, answers: &[&'static str]) -> (Verdict, String) {
         let sent = Rc::new(RefCell::new(Vec::new()));
-        let wire =
-            Canned { answers: RefCell::new(answers.iter().copied().collect()), sent: sent.clone() };
-        let target =
-            Target { wire: &wire, host: "h".into(), run: "r".into(), credentials: None };
+        let wire = Canned {
+            answers: RefCell::new(answers.iter().copied().collect()),
+            sent: sent.clone(),
+        };
+        let target = Target {
+            wire: &wire,
+            host: "h".into(),
+            run: "r".into(),
+            credentials: None,
+        };
         let script = script::parse("t", &format!("## a/b-1: x\n{script}")).unwrap();
         let verdict = play(&script, &target).remove(0).verdict;
-        (verdict, String::from_utf8_lossy(&sent.borrow()).into_owned())
+        (
+            verdict,
+            String::from_utf8_lossy(&sent.borrow()).into_owned(),
+        )
     }
 
     const ACCEPTED: &str =
@@ -615,13 +704,35 @@ mod tests {
             ETag: \"a\"\r\nContent-Length: 34\r\n\r\n{\"errors\":[{\"code\":\"BLOB_UNKNOWN\"}]}";
         let error = ERROR.replace("34", "36");
         let error: &'static str = Box::leak(error.into_boxed_str());
-        for held in ["404 BLOB_UNKNOWN", "400|404", "404 ETag", "404 !Range", "404 ETag^=\"\\\"\"",
-            "404 json={\"errors\":[{}]} open", "404 body~=UNKNOWN closed"] {
-            assert_eq!(run(&format!("GET / -> {held}"), &[error]).0, Verdict::Held, "{held}");
+        for held in [
+            "404 BLOB_UNKNOWN",
+            "400|404",
+            "404 ETag",
+            "404 !Range",
+            "404 ETag^=\"\\\"\"",
+            "404 json={\"errors\":[{}]} open",
+            "404 body~=UNKNOWN closed",
+        ] {
+            assert_eq!(
+                run(&format!("GET / -> {held}"), &[error]).0,
+                Verdict::Held,
+                "{held}"
+            );
         }
-        for broken in ["200", "404 NAME_UNKNOWN", "404 BLOB_UNKNOWN BLOB_UNKNOWN", "404 !ETag",
-            "404 Range", "404 ETag=b", "404 ETag^=b", "404 ETag~=b", "404 json={\"errors\":[]}",
-            "404 body~=KNOWN2", "404 body=\"x\"", "404 Range=>$X"] {
+        for broken in [
+            "200",
+            "404 NAME_UNKNOWN",
+            "404 BLOB_UNKNOWN BLOB_UNKNOWN",
+            "404 !ETag",
+            "404 Range",
+            "404 ETag=b",
+            "404 ETag^=b",
+            "404 ETag~=b",
+            "404 json={\"errors\":[]}",
+            "404 body~=KNOWN2",
+            "404 body=\"x\"",
+            "404 Range=>$X",
+        ] {
             let verdict = run(&format!("GET / -> {broken}"), &[error]).0;
             assert!(matches!(verdict, Verdict::Broken(_)), "{broken} held");
         }
@@ -630,14 +741,20 @@ mod tests {
     #[test]
     fn a_body_after_the_answer_to_a_head_is_a_finding() {
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-        assert!(matches!(run("HEAD / -> 200", &[answer]).0, Verdict::Broken(_)));
+        assert!(matches!(
+            run("HEAD / -> 200", &[answer]).0,
+            Verdict::Broken(_)
+        ));
     }
 
     #[test]
     fn a_raw_block_sees_interim_answers_and_the_end() {
         let block = "raw\n  > GET / HTTP/1.1\n  >\n  -> 100\n  body 3\n  -> 202\n  closed";
         let interim = "HTTP/1.1 100 Continue\r\n\r\n";
-        let (verdict, _) = run(block, &[interim, "HTTP/1.1 202 A\r\nContent-Length: 0\r\n\r\n"]);
+        let (verdict, _) = run(
+            block,
+            &[interim, "HTTP/1.1 202 A\r\nContent-Length: 0\r\n\r\n"],
+        );
         assert_eq!(verdict, Verdict::Held);
         assert!(matches!(run(block, &[interim]).0, Verdict::Broken(_)));
     }

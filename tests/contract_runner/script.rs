@@ -34,7 +34,10 @@ pub enum Action {
     /// `push REPOSITORY body`: a blob is there, by POST and PUT; what no clause is about.
     Push { repository: String, body: String },
     /// `METHOD target … -> status …`
-    Exchange { request: Request, expected: Expectation },
+    Exchange {
+        request: Request,
+        expected: Expectation,
+    },
     /// `raw` and the indented lines under it, on a connection of their own.
     Raw(Vec<RawLine>),
 }
@@ -131,8 +134,12 @@ pub enum RawLine {
 
 /// Parses a whole script. Errors: `line: what is wrong`.
 pub fn parse(name: &str, text: &str) -> Result<Script, String> {
-    let mut script =
-        Script { name: name.to_string(), needs_auth: false, preamble: Vec::new(), cases: Vec::new() };
+    let mut script = Script {
+        name: name.to_string(),
+        needs_auth: false,
+        preamble: Vec::new(),
+        cases: Vec::new(),
+    };
     let lines = logical_lines(text);
     let mut at = 0;
     while at < lines.len() {
@@ -142,13 +149,16 @@ pub fn parse(name: &str, text: &str) -> Result<Script, String> {
         if text == "needs auth" {
             script.needs_auth = true;
         } else if let Some(heading) = text.strip_prefix("## ") {
-            script.cases.push(parse_heading(*line, heading).map_err(fail)?);
+            script
+                .cases
+                .push(parse_heading(*line, heading).map_err(fail)?);
         } else {
             let action = if text == "raw" {
                 let mut raw = Vec::new();
                 while let Some((line, text)) = lines.get(at).filter(|(_, text)| is_raw_line(text)) {
                     raw.push(
-                        parse_raw_line(*line, text).map_err(|problem| format!("{line}: {problem}"))?,
+                        parse_raw_line(*line, text)
+                            .map_err(|problem| format!("{line}: {problem}"))?,
                     );
                     at += 1;
                 }
@@ -160,7 +170,10 @@ pub fn parse(name: &str, text: &str) -> Result<Script, String> {
             } else {
                 parse_exchange(text).map_err(fail)?
             };
-            let step = Step { line: *line, action };
+            let step = Step {
+                line: *line,
+                action,
+            };
             match script.cases.last_mut() {
                 Some(case) => case.steps.push(step),
                 None if matches!(step.action, Action::Define { .. }) => script.preamble.push(step),
@@ -208,39 +221,63 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 
 /// `oci/upload-3, oci/end-5: a late chunk is refused`
 fn parse_heading(line: usize, heading: &str) -> Result<Case, String> {
-    let (clauses, title) =
-        heading.split_once(": ").ok_or("a case is `## clause, clause: what holds`")?;
+    let (clauses, title) = heading
+        .split_once(": ")
+        .ok_or("a case is `## clause, clause: what holds`")?;
     let clauses: Vec<String> = clauses.split(',').map(|id| id.trim().to_string()).collect();
-    match clauses.iter().find(|id| !id.contains('/') || id.contains(' ')) {
+    match clauses
+        .iter()
+        .find(|id| !id.contains('/') || id.contains(' '))
+    {
         Some(bad) => Err(format!("not a clause id: {bad:?}")),
-        None => Ok(Case { line, clauses, title: title.trim().to_string(), steps: Vec::new() }),
+        None => Ok(Case {
+            line,
+            clauses,
+            title: title.trim().to_string(),
+            steps: Vec::new(),
+        }),
     }
 }
 
 fn parse_definition(definition: &str) -> Result<Action, String> {
-    let (name, text) = definition.split_once('=').ok_or("a definition is `let NAME = text`")?;
+    let (name, text) = definition
+        .split_once('=')
+        .ok_or("a definition is `let NAME = text`")?;
     let name = variable_name(name.trim())?;
-    Ok(Action::Define { name, text: text.trim().to_string() })
+    Ok(Action::Define {
+        name,
+        text: text.trim().to_string(),
+    })
 }
 
 fn parse_push(pushed: &str) -> Result<Action, String> {
     match &tokens(pushed)?[..] {
-        [repository, body] => {
-            Ok(Action::Push { repository: repository.clone(), body: body.clone() })
-        }
+        [repository, body] => Ok(Action::Push {
+            repository: repository.clone(),
+            body: body.clone(),
+        }),
         _ => Err("a push is `push REPOSITORY body`".into()),
     }
 }
 
 fn variable_name(name: &str) -> Result<String, String> {
     let good = name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-    if good { Ok(name.to_string()) } else { Err(format!("not a variable's name: {name:?}")) }
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    if good {
+        Ok(name.to_string())
+    } else {
+        Err(format!("not a variable's name: {name:?}"))
+    }
 }
 
 fn parse_exchange(text: &str) -> Result<Action, String> {
     let tokens = tokens(text)?;
-    let arrow = tokens.iter().position(|token| token == "->").ok_or("no `->` in this line")?;
+    let arrow = tokens
+        .iter()
+        .position(|token| token == "->")
+        .ok_or("no `->` in this line")?;
     let mut words = tokens[..arrow].iter();
     let mut method = words.next().ok_or("no method")?;
     let eventually = method == "eventually";
@@ -264,7 +301,9 @@ fn parse_exchange(text: &str) -> Result<Action, String> {
             request.omitted.push(name.to_string());
         } else {
             let (name, value) = header_name(word).ok_or(format!("not understood: {word}"))?;
-            let value = value.strip_prefix('=').ok_or(format!("not understood: {word}"))?;
+            let value = value
+                .strip_prefix('=')
+                .ok_or(format!("not understood: {word}"))?;
             request.headers.push((name.to_string(), plain(value)?));
         }
     }
@@ -297,9 +336,15 @@ fn parse_expectation(tokens: &[String]) -> Result<Expectation, String> {
         } else if let Some(pattern) = token.strip_prefix("json=") {
             expected.bodies.push(BodyCheck::Json(pattern.to_string()));
         } else if let Some(name) = token.strip_prefix('!') {
-            let check = HeaderCheck { name: name.to_string(), test: HeaderTest::Absent };
+            let check = HeaderCheck {
+                name: name.to_string(),
+                test: HeaderTest::Absent,
+            };
             expected.headers.push(check);
-        } else if token.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_') {
+        } else if token
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        {
             expected.codes.push(token.clone());
         } else {
             expected.headers.push(parse_header_check(token)?);
@@ -323,7 +368,10 @@ fn parse_header_check(token: &str) -> Result<HeaderCheck, String> {
     } else {
         return Err(format!("not understood: {token}"));
     };
-    Ok(HeaderCheck { name: name.to_string(), test })
+    Ok(HeaderCheck {
+        name: name.to_string(),
+        test,
+    })
 }
 
 /// The header's name at the front of `word`, and the rest. Names begin with a capital letter,
@@ -332,7 +380,8 @@ fn header_name(word: &str) -> Option<(&str, &str)> {
     let end = word
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '-')
         .unwrap_or(word.len());
-    word.starts_with(|c: char| c.is_ascii_uppercase()).then(|| word.split_at(end))
+    word.starts_with(|c: char| c.is_ascii_uppercase())
+        .then(|| word.split_at(end))
 }
 
 /// A value with its quotation marks taken off; variables in it are still to be replaced.
@@ -351,11 +400,17 @@ fn parse_raw_line(line: usize, text: &str) -> Result<RawLine, String> {
     }
     if let Some(rest) = text.strip_prefix(">>") {
         let text = rest.strip_prefix(' ').unwrap_or(rest).to_string();
-        return Ok(RawLine::Send { text, line_end: false });
+        return Ok(RawLine::Send {
+            text,
+            line_end: false,
+        });
     }
     if let Some(rest) = text.strip_prefix('>') {
         let text = rest.strip_prefix(' ').unwrap_or(rest).to_string();
-        return Ok(RawLine::Send { text, line_end: true });
+        return Ok(RawLine::Send {
+            text,
+            line_end: true,
+        });
     }
     match text.trim_end() {
         "pause" => Ok(RawLine::Pause),
@@ -387,7 +442,9 @@ fn tokens(text: &str) -> Result<Vec<String>, String> {
             '"' => quoted = !quoted,
             '{' | '[' | '(' if !quoted => depth += 1,
             '}' | ']' | ')' if !quoted => {
-                depth = depth.checked_sub(1).ok_or(format!("{character} without its partner"))?;
+                depth = depth
+                    .checked_sub(1)
+                    .ok_or(format!("{character} without its partner"))?;
             }
             _ => {}
         }
@@ -427,13 +484,17 @@ raw
         let case = &script.cases[0];
         assert_eq!(case.clauses, ["oci/end-5", "oci/upload-3"]);
         assert_eq!(case.steps.len(), 3);
-        let Action::Exchange { request, expected } = &case.steps[1].action else { panic!() };
+        let Action::Exchange { request, expected } = &case.steps[1].action else {
+            panic!()
+        };
         assert_eq!(request.chunked, Some(vec![4, 4]));
         assert_eq!(expected.statuses, [416, 400]);
         assert_eq!(expected.codes, ["BLOB_UPLOAD_INVALID", "SIZE_INVALID"]);
         assert_eq!(expected.closed, Some(false));
         assert_eq!(expected.headers[1].test, HeaderTest::Present);
-        let Action::Raw(raw) = &case.steps[2].action else { panic!() };
+        let Action::Raw(raw) = &case.steps[2].action else {
+            panic!()
+        };
         assert_eq!(raw.len(), 5);
     }
 

@@ -41,9 +41,17 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Clause>, String> {
         let place = format!("{name}.md:{}", index + 1);
         // `\|` is how a table cell holds a bar.
         let escaped = line.replace("\\|", "\u{1}");
-        let cells: Vec<&str> = escaped.trim().trim_matches('|').split('|').map(str::trim).collect();
+        let cells: Vec<&str> = escaped
+            .trim()
+            .trim_matches('|')
+            .split('|')
+            .map(str::trim)
+            .collect();
         let [id, weight, _words, mark] = cells[..] else {
-            return Err(format!("{place}: a clause has four cells, this row has {}", cells.len()));
+            return Err(format!(
+                "{place}: a clause has four cells, this row has {}",
+                cells.len()
+            ));
         };
         let clause = Clause {
             id: id.trim_matches('`').to_string(),
@@ -69,9 +77,14 @@ fn parse_mark(mark: &str) -> Result<ShownBy, String> {
         "planned" => Ok(ShownBy::Planned),
         _ => match mark.strip_prefix("test:") {
             Some(names) => Ok(ShownBy::Tests(
-                names.split(',').map(|name| name.trim().trim_matches('`').to_string()).collect(),
+                names
+                    .split(',')
+                    .map(|name| name.trim().trim_matches('`').to_string())
+                    .collect(),
             )),
-            None => Err(format!("the mark is empty, `planned` or `test: …`, not {mark:?}")),
+            None => Err(format!(
+                "the mark is empty, `planned` or `test: …`, not {mark:?}"
+            )),
         },
     }
 }
@@ -88,7 +101,10 @@ mod tests {
         assert_eq!(clauses.len(), 3);
         assert_eq!(clauses[0].shown_by, ShownBy::Script);
         assert_eq!(clauses[1].shown_by, ShownBy::Planned);
-        assert_eq!(clauses[2].shown_by, ShownBy::Tests(vec!["tests/a.rs::b".into()]));
+        assert_eq!(
+            clauses[2].shown_by,
+            ShownBy::Tests(vec!["tests/a.rs::b".into()])
+        );
     }
 
     #[test]

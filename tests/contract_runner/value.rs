@@ -36,12 +36,13 @@ impl Variables {
                 rest = &after[end + 1..];
                 continue;
             }
-            let word_end =
-                rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let word_end = rest
+                .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .unwrap_or(rest.len());
             let (word, after) = rest.split_at(word_end);
             if after.starts_with('(') && word.starts_with(|c: char| c.is_ascii_lowercase()) {
-                let end = closing_parenthesis(after)
-                    .ok_or_else(|| format!("${word}( without its )"))?;
+                let end =
+                    closing_parenthesis(after).ok_or_else(|| format!("${word}( without its )"))?;
                 expanded.push_str(&self.call(word, &after[1..end])?);
                 rest = &after[end + 1..];
             } else {
@@ -67,7 +68,8 @@ impl Variables {
     }
 
     fn value(&self, name: &str) -> Result<&str, String> {
-        self.get(name).ok_or_else(|| format!("${name} has no value here"))
+        self.get(name)
+            .ok_or_else(|| format!("${name} has no value here"))
     }
 
     fn call(&self, function: &str, argument: &str) -> Result<String, String> {
@@ -98,17 +100,24 @@ fn parse_pattern(notation: &str) -> Option<Vec<u8>> {
         Some((start, end)) => (number(start)?, number(end)?),
         None => (0, number(range)?),
     };
-    let seed = stream.bytes().fold(0u64, |seed, byte| seed.wrapping_mul(257) + u64::from(byte));
+    let seed = stream
+        .bytes()
+        .fold(0u64, |seed, byte| seed.wrapping_mul(257) + u64::from(byte));
     Some((start..end).map(|at| pattern_byte(seed, at)).collect())
 }
 
 /// Digits alone: `parse` would also take a sign.
 fn number(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 fn pattern_byte(seed: u64, at: u64) -> u8 {
-    let mut word = (seed ^ (at / 8)).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut word = (seed ^ (at / 8))
+        .wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (word ^ (word >> 31)).to_le_bytes()[(at % 8) as usize]
@@ -184,11 +193,17 @@ pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+        let word = group
+            .iter()
+            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
             << (8 * (3 - group.len()));
         for place in 0..4 {
             let digit = DIGITS[(word >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= group.len() { char::from(digit) } else { '=' });
+            text.push(if place <= group.len() {
+                char::from(digit)
+            } else {
+                '='
+            });
         }
     }
     text
@@ -215,7 +230,10 @@ mod tests {
         assert_eq!(expand("$base64($BOTH)"), "YTpi");
         assert_eq!(expand("$repeat(ab,3)"), "ababab");
         assert_eq!(expand("$length($R)"), "8");
-        assert_eq!(expand("$percent($sha256(\"\"))").len(), 64 + "sha256%3A".len());
+        assert_eq!(
+            expand("$percent($sha256(\"\"))").len(),
+            64 + "sha256%3A".len()
+        );
         assert!(variables.expand("$ABSENT").is_err());
         assert!(variables.expand("$nothing(1)").is_err());
     }

@@ -34,12 +34,21 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<bool, String> {
     let root = repository_root();
     let clauses = contract_runner::load_clauses(&root.join("design/contracts"))?;
     let mut scripts = contract_runner::load_scripts(&options.scripts)?;
-    if let Some(absent) = options.only.iter().find(|name| !scripts.iter().any(|s| s.name == **name)) {
-        return Err(format!("there is no script {absent}.txt in {}", options.scripts.display()));
+    if let Some(absent) = options
+        .only
+        .iter()
+        .find(|name| !scripts.iter().any(|s| s.name == **name))
+    {
+        return Err(format!(
+            "there is no script {absent}.txt in {}",
+            options.scripts.display()
+        ));
     }
     scripts.retain(|script| options.only.is_empty() || options.only.contains(&script.name));
 
-    let wire = TcpWire { address: options.address.clone() };
+    let wire = TcpWire {
+        address: options.address.clone(),
+    };
     let target = Target {
         wire: &wire,
         host: options.address.clone(),
@@ -54,7 +63,9 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<bool, String> {
         }
     }
     print_sums(&outcomes, &clauses);
-    Ok(!outcomes.iter().any(|outcome| matches!(outcome.verdict, Verdict::Broken(_))))
+    Ok(!outcomes
+        .iter()
+        .any(|outcome| matches!(outcome.verdict, Verdict::Broken(_))))
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -62,7 +73,11 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
     let (mut only, mut quiet) = (Vec::new(), false);
     let mut scripts = repository_root().join("tests/contract");
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{argument} needs a value\n{USAGE}"));
+        let mut value = || {
+            arguments
+                .next()
+                .ok_or(format!("{argument} needs a value\n{USAGE}"))
+        };
         match argument.as_str() {
             "--against" => url = Some(value()?),
             "--user" => user = Some(value()?),
@@ -74,15 +89,27 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
         }
     }
     let url = url.ok_or(format!("--against is missing\n{USAGE}"))?;
-    let address = url.strip_prefix("http://").ok_or("only http:// URLs can be played to")?;
+    let address = url
+        .strip_prefix("http://")
+        .ok_or("only http:// URLs can be played to")?;
     let address = address.split('/').next().unwrap_or_default();
-    let address = if address.contains(':') { address.to_string() } else { format!("{address}:80") };
+    let address = if address.contains(':') {
+        address.to_string()
+    } else {
+        format!("{address}:80")
+    };
     let credentials = match (user, password) {
         (Some(user), Some(password)) => Some((user, password)),
         (None, None) => None,
         _ => return Err("--user and --password go together".into()),
     };
-    Ok(Options { address, credentials, only, scripts, quiet })
+    Ok(Options {
+        address,
+        credentials,
+        only,
+        scripts,
+        quiet,
+    })
 }
 
 fn print(outcome: &Outcome, quiet: bool) {
@@ -104,7 +131,10 @@ fn print(outcome: &Outcome, quiet: bool) {
 /// A clause holds when each case that names it does.
 fn print_sums(outcomes: &[Outcome], clauses: &[Clause]) {
     let count = |wanted: fn(&Verdict) -> bool| {
-        outcomes.iter().filter(|outcome| wanted(&outcome.verdict)).count()
+        outcomes
+            .iter()
+            .filter(|outcome| wanted(&outcome.verdict))
+            .count()
     };
     println!(
         "{} cases: {} hold, {} do not, {} not applied",
@@ -113,11 +143,21 @@ fn print_sums(outcomes: &[Outcome], clauses: &[Clause]) {
         count(|verdict| matches!(verdict, Verdict::Broken(_))),
         count(|verdict| *verdict == Verdict::NotApplied),
     );
-    for (weight, name) in [(Weight::Must, "M"), (Weight::Should, "S"), (Weight::Rule, "R")] {
+    for (weight, name) in [
+        (Weight::Must, "M"),
+        (Weight::Should, "S"),
+        (Weight::Rule, "R"),
+    ] {
         let (mut played, mut broken) = (BTreeSet::new(), BTreeSet::new());
-        for outcome in outcomes.iter().filter(|outcome| outcome.verdict != Verdict::NotApplied) {
+        for outcome in outcomes
+            .iter()
+            .filter(|outcome| outcome.verdict != Verdict::NotApplied)
+        {
             for id in &outcome.clauses {
-                if clauses.iter().any(|clause| clause.id == *id && clause.weight == weight) {
+                if clauses
+                    .iter()
+                    .any(|clause| clause.id == *id && clause.weight == weight)
+                {
                     played.insert(id);
                     if matches!(outcome.verdict, Verdict::Broken(_)) {
                         broken.insert(id);
@@ -125,16 +165,24 @@ fn print_sums(outcomes: &[Outcome], clauses: &[Clause]) {
                 }
             }
         }
-        println!("clauses {name}: {} of {} hold", played.len() - broken.len(), played.len());
+        println!(
+            "clauses {name}: {} of {} hold",
+            played.len() - broken.len(),
+            played.len()
+        );
     }
 }
 
 /// New for each run: the registry may keep what earlier runs pushed.
 fn run_name() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos());
     format!("t{now:x}")
 }
 
 fn repository_root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tools/ lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tools/ lies in the repository")
 }
