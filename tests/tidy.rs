@@ -104,7 +104,7 @@ fn modules_name_only_those_below_them() {
 
 #[test]
 fn the_kernel_the_runtime_and_unsafe_are_confined() {
-    report(over_sources(|file, text| confinement_findings(file, text)));
+    report(over_sources(confinement_findings));
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn pure_modules_do_not_wait_and_the_seam_is_not_bypassed() {
 
 #[test]
 fn every_file_says_what_lives_in_it_and_is_finished() {
-    report(over_sources(|file, text| header_findings(file, text)));
+    report(over_sources(header_findings));
 }
 
 #[test]

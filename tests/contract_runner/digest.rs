@@ -112,7 +112,7 @@ fn sha512_bytes(bytes: &[u8]) -> Vec<u8> {
 fn pad(bytes: &[u8], block_bytes: usize, length_bytes: usize) -> Vec<u8> {
     let mut padded = bytes.to_vec();
     padded.push(0x80);
-    while (padded.len() + length_bytes) % block_bytes != 0 {
+    while !(padded.len() + length_bytes).is_multiple_of(block_bytes) {
         padded.push(0);
     }
     padded.resize(padded.len() + length_bytes - 8, 0);

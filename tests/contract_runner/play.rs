@@ -14,8 +14,8 @@ use super::wire::{Connection, Received, Wire};
 use std::time::Duration;
 
 /// Longest wait for an answer, and for a connection to end. Above the 10 s for which a server
-/// may drain a body that it has refused.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// may drain a body that it has refused, below the 30 s after which it gives an idle client up.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// How long a connection is watched before it counts as open.
 const OPEN_WATCH: Duration = Duration::from_millis(50);
 /// Apart enough for two sends to arrive as two.
@@ -96,7 +96,6 @@ struct Link {
     connection: Box<dyn Connection>,
     received: Vec<u8>,
     closed: bool,
-    answers: usize,
 }
 
 impl<'a> Player<'a> {
@@ -223,7 +222,6 @@ impl<'a> Player<'a> {
             connection,
             received: Vec::new(),
             closed: false,
-            answers: 0,
         })
     }
 
@@ -368,10 +366,8 @@ impl<'a> Player<'a> {
         match expected.closed {
             // Looked at only when the rest holds: waiting is slow and tells nothing more.
             Some(true) if problems.is_empty() => problems.extend(link.expect_close().err()),
-            Some(false) => {
-                if answer.says_close() || link.is_closed() {
-                    problems.push("the connection is closed and should stay open".into());
-                }
+            Some(false) if answer.says_close() || link.is_closed() => {
+                problems.push("the connection is closed and should stay open".into());
             }
             _ => {}
         }
@@ -478,7 +474,6 @@ impl Link {
     fn next_answer_or_interim(&mut self, bodiless: bool) -> Result<Answer, String> {
         loop {
             if let Some(answer) = answer::take(&mut self.received, bodiless, self.closed)? {
-                self.answers += 1;
                 return Ok(answer);
             }
             if self.closed {

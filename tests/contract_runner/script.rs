@@ -35,7 +35,7 @@ pub enum Action {
     Push { repository: String, body: String },
     /// `METHOD target … -> status …`
     Exchange {
-        request: Request,
+        request: Box<Request>,
         expected: Expectation,
     },
     /// `raw` and the indented lines under it, on a connection of their own.
@@ -285,7 +285,7 @@ fn parse_exchange(text: &str) -> Result<Action, String> {
         method = words.next().ok_or("no method")?;
     }
     let target = words.next().ok_or("no target")?;
-    let mut request = Request::new(method, target);
+    let mut request = Box::new(Request::new(method, target));
     request.eventually = eventually;
     for word in words {
         if let Some(body) = word.strip_prefix("body=") {
