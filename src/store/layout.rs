@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn an_upload_id_is_read_in_one_form_only() {
-        let id = UploadId::from_random([7; 16]);
+        let id = UploadId::from_random([0xab; 16]);
         let text = id.to_string();
         assert_eq!(UploadId::parse(&text), Some(id));
         assert_eq!(UploadId::parse(&text.to_uppercase()), None);
