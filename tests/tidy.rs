@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("telemetry", &[]),
     ("hash", &["oci"]),
-    ("service", &["http1", "io"]),
+    ("service", &["http1", "io", "telemetry"]),
     ("store", &["oci", "hash", "io", "telemetry"]),
     ("access", &["oci", "http1", "io", "telemetry"]),
     // `io` only for the type parameter of `Registry<I: Io>`: the registry touches no file.

@@ -16,7 +16,7 @@ pub trait Wire {
 }
 
 pub trait Connection {
-    /// Sends all of `bytes`. An error may mean that the peer hung up after answering: the player
+    /// Sends all of `bytes`, however much that is, and waits while the peer takes none. An error may mean that the peer hung up after answering: the player
     /// still reads what came back.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
 
