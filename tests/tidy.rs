@@ -57,7 +57,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "admin",
         ],
     ),
-    ("main", &["config", "server"]),
+    ("main", &["config", "telemetry", "server"]),
 ];
 
 /// Word → the files or folders of `src/` where it may stand.
