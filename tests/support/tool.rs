@@ -19,11 +19,16 @@ pub fn find(name: &str) -> PathBuf {
 /// A command with a home of its own, so that no test reads or leaves a user's logins.
 #[track_caller]
 pub fn command(name: &str, home: &Path) -> Command {
+    // podman and buildah refuse a login file that is not there.
+    let logins = home.join("auth.json");
+    if !logins.exists() {
+        std::fs::write(&logins, "{}").expect("the scratch folder is ours");
+    }
     let mut command = Command::new(find(name));
     command
         .env("HOME", home)
         .env("XDG_RUNTIME_DIR", home)
-        .env("REGISTRY_AUTH_FILE", home.join("auth.json"));
+        .env("REGISTRY_AUTH_FILE", logins);
     command.env("DOCKER_CONFIG", home);
     command
         .env_remove("HTTP_PROXY")
