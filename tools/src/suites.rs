@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::setup;
 pub fn test(large: bool) -> Result<bool, String> {
     let clients = setup::run()?;
     let mut tally = Tally::default();
-    tally.run("cargo test", cargo(&["test", "--workspace"]));
+    tally.run("cargo test", cargo(&["test", "--workspace", "--no-fail-fast"]));
     tally.run("release build", cargo(&["build", "--release"]));
     tally.run("real clients", heavy("clients", &clients, None, false));
     tally.run("real process", heavy("process", &clients, None, large));
@@ -55,13 +55,13 @@ pub fn check() -> Result<bool, String> {
 }
 
 /// A suite that plain `cargo test` leaves out: one test at a time, since each measures.
-fn heavy(suite: &str, clients: &PathBuf, filter: Option<&str>, large: bool) -> Command {
+fn heavy(suite: &str, clients: &Path, filter: Option<&str>, large: bool) -> Command {
     let mut command = cargo(&["test", "--release", "--test", suite, "--"]);
     command
         .args(["--ignored", "--nocapture", "--test-threads=1"])
         .args(filter);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(clients.clone()).chain(std::env::split_paths(&path));
+    let folders = std::iter::once(clients.to_path_buf()).chain(std::env::split_paths(&path));
     let path: OsString = std::env::join_paths(folders).expect("PATH was a path before");
     command.env("PATH", path);
     if large {
