@@ -15,7 +15,10 @@ use crate::setup;
 pub fn test(large: bool) -> Result<bool, String> {
     let clients = setup::run()?;
     let mut tally = Tally::default();
-    tally.run("cargo test", cargo(&["test", "--workspace", "--no-fail-fast"]));
+    tally.run(
+        "cargo test",
+        cargo(&["test", "--workspace", "--no-fail-fast"]),
+    );
     tally.run("release build", cargo(&["build", "--release"]));
     tally.run("real clients", heavy("clients", &clients, None, false));
     tally.run("real process", heavy("process", &clients, None, large));
