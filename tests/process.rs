@@ -594,6 +594,7 @@ fn push_one(address: SocketAddr, pushes: &mut Pushes, seed: u64) -> io::Result<(
 #[track_caller]
 fn verify(server: &Server, acknowledged: &[Pushes]) -> usize {
     let mut connection = Connection::open(server.address);
+    let accept = [("Accept", "application/vnd.oci.image.manifest.v1+json")];
     let mut verified = 0;
     for pushes in acknowledged {
         let repository = &pushes.repository;
@@ -605,14 +606,20 @@ fn verify(server: &Server, acknowledged: &[Pushes]) -> usize {
         }
         for digest in &pushes.manifests {
             let target = format!("/v2/{repository}/manifests/{digest}");
-            let body = connection.ask("GET", &target, &[], b"").expect(200).body;
+            let body = connection
+                .ask("GET", &target, &accept, b"")
+                .expect(200)
+                .body;
             assert_eq!(&sha256_of(&body), digest, "{target}");
         }
         let Some(last) = pushes.manifests.last() else {
             continue;
         };
         let target = format!("/v2/{repository}/manifests/latest");
-        let body = connection.ask("GET", &target, &[], b"").expect(200).body;
+        let body = connection
+            .ask("GET", &target, &accept, b"")
+            .expect(200)
+            .body;
         let tagged = sha256_of(&body);
         let may_be = [Some(last), pushes.unanswered.as_ref()];
         assert!(
@@ -838,12 +845,12 @@ fn works_without_io_uring(refusal: Refusal) {
     connection
         .send_noise_chunked(Noise::new(9), length)
         .expect("body sent");
-    connection
+    let answer = connection
         .read_answer("PATCH")
         .expect("an answer to the PATCH")
         .expect(202);
     let digest = Noise::new(9).digest(length);
-    let target = with_query(&location, &format!("digest={digest}"));
+    let target = with_query(&answer.location(), &format!("digest={digest}"));
     connection.ask("PUT", &target, &[], b"").expect(201);
     assert_eq!(
         pull_digest(server.address, "tools/a", &digest),
@@ -892,7 +899,7 @@ fn a_client_that_sends_50_mb_unasked_still_reads_why_it_was_refused() {
             .expect(401);
         assert!(
             answer.text().contains("UNAUTHORIZED"),
-            "{name}: {}",
+            "{method}: {}",
             answer.text()
         );
         assert!(
