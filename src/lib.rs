@@ -10,16 +10,16 @@
 //! ```
 #![deny(unsafe_code)]
 
-pub mod limits;
-pub mod oci;
+pub mod access;
+pub mod admin;
+pub mod config;
 pub mod hash;
 pub mod http1;
 pub mod io;
-pub mod service;
-pub mod telemetry;
-pub mod store;
-pub mod config;
-pub mod access;
+pub mod limits;
+pub mod oci;
 pub mod registry;
-pub mod admin;
 pub mod server;
+pub mod service;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,58 @@
+//! Threads for what would hold a core's loop up: names, folder syncs, cold reads, bcrypt.
+//!
+//! One pool serves all cores. Its threads are not pinned, so that a waiting disk or a slow
+//! hash runs beside the data plane and not on top of it. Work is never refused: the queue is
+//! as long as the number of requests that wait, which the connection limit bounds.
+
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam::channel::{Sender, unbounded};
+use futures_channel::oneshot;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A fixed number of threads; clones share them.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    queue: Arc<Sender<Work>>,
+}
+
+impl Pool {
+    /// Starts `threads` threads called `name`; `prepare` runs first on each.
+    pub fn start(name: &str, threads: usize, prepare: fn()) -> std::io::Result<Self> {
+        let (sender, receiver) = unbounded::<Work>();
+        for _ in 0..threads {
+            let receiver = receiver.clone();
+            thread::Builder::new()
+                .name(name.to_owned())
+                .stack_size(256 << 10)
+                .spawn(move || {
+                    prepare();
+                    while let Ok(work) = receiver.recv() {
+                        // A panic of one piece of work answers its own waiter (the channel closes)
+                        // and must not take a thread from all others.
+                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                    }
+                })?;
+        }
+        Ok(Self {
+            queue: Arc::new(sender),
+        })
+    }
+
+    /// Runs `work` on one of the threads, also when the returned future is dropped.
+    pub fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + 'static {
+        let (sender, receiver) = oneshot::channel();
+        let queued = self.queue.send(Box::new(move || {
+            let _ = sender.send(work());
+        }));
+        async move {
+            queued.expect("the threads live as long as the pool");
+            receiver.await.expect("the work does not panic")
+        }
+    }
+}

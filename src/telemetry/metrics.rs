@@ -1,0 +1,658 @@
+//! Counters, kept per core and added up at a scrape.
+//!
+//! A core writes only its own [`CoreMetrics`], which fills cache lines of its own. All accesses
+//! are relaxed: a scrape may see one number a moment older than its neighbour, never a torn one.
+//! What exists once for the whole process (stored bytes, free disk) is in [`Telemetry`] itself.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use super::RouteClass;
+
+/// `Content-Type` of [`Telemetry::render`].
+pub const METRICS_CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// A family of series as the operator sees it: the scrape and `docs/metrics.md` read the same row.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) labels: &'static [&'static str],
+    pub(super) help: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+macro_rules! families {
+    ($($constant:ident = $name:literal $kind:ident [$($label:literal),*] $help:literal;)*) => {
+        $(const $constant: Family = Family {
+            name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help,
+        };)*
+        /// Every family, in the order of the scrape.
+        pub(super) const FAMILIES: &[&Family] = &[$(&$constant),*];
+    };
+}
+
+families! {
+    STORAGE_BYTES = "registry_storage_bytes" Gauge []
+        "Bytes of all stored blobs, each counted once.";
+    BLOB_COUNT = "registry_blob_count" Gauge []
+        "Stored blobs, manifests included.";
+    GC_BLOBS_DELETED = "registry_gc_blobs_deleted" Counter []
+        "Blobs removed by garbage collection since the start.";
+    GC_DURATION = "registry_gc_duration_seconds" Gauge []
+        "How long the last garbage collection took.";
+    HTTP_REQUESTS = "http_requests_total" Counter ["route", "code"]
+        "Answered requests by what they asked for and by status code.";
+    INFLIGHT_UPLOADS = "registry_inflight_uploads" Gauge []
+        "Upload bodies being received right now.";
+    INFLIGHT_DOWNLOADS = "registry_inflight_downloads" Gauge []
+        "Blob bodies being sent right now.";
+    UPLOAD_DURATION = "registry_upload_duration_seconds" Histogram []
+        "Time from the first to the last byte of an upload body.";
+    COMMIT_DURATION = "registry_commit_duration_seconds" Histogram []
+        "Time from the last byte of a blob to its 201, durable on disk.";
+    DISK_FREE = "disk_free_bytes" Gauge ["path"]
+        "Free bytes on the file system that holds the path.";
+    CORE_BYTES_RECEIVED = "controller_core_received_bytes_total" Counter ["core"]
+        "Bytes received from clients, by core.";
+    CORE_BYTES_SENT = "controller_core_sent_bytes_total" Counter ["core"]
+        "Bytes sent to clients, by core.";
+    CORE_REQUESTS = "controller_core_requests_total" Counter ["core", "route", "class"]
+        "Answered requests by core, by what they asked for and by class of status code.";
+    CORE_CONNECTIONS = "controller_core_connections" Gauge ["core"]
+        "Open client connections, by core.";
+    CORE_UPLOADS = "controller_core_inflight_uploads" Gauge ["core"]
+        "Upload bodies being received right now, by core.";
+    CORE_DOWNLOADS = "controller_core_inflight_downloads" Gauge ["core"]
+        "Blob bodies being sent right now, by core.";
+    BUILD_INFO = "controller_build_info" Gauge ["version"]
+        "Always 1; the label names the running version.";
+}
+
+/// The status codes that are counted under their own number; any other is counted as `other`.
+const CODES: [u16; 29] = [
+    200, 201, 202, 204, 206, 301, 304, 307, 400, 401, 403, 404, 405, 408, 409, 411, 412, 413, 414,
+    415, 416, 417, 429, 431, 500, 501, 503, 505, 507,
+];
+
+/// Position of `status` in the row of counters; the last one is for codes outside [`CODES`].
+fn code_index(status: u16) -> usize {
+    CODES.binary_search(&status).unwrap_or(CODES.len())
+}
+
+fn code_label(index: usize) -> String {
+    CODES
+        .get(index)
+        .map_or_else(|| "other".to_owned(), u16::to_string)
+}
+
+fn class_label(index: usize) -> &'static str {
+    match CODES.get(index).map(|code| code / 100) {
+        Some(2) => "2xx",
+        Some(3) => "3xx",
+        Some(4) => "4xx",
+        Some(5) => "5xx",
+        _ => "other",
+    }
+}
+
+/// Upper bounds in microseconds: 1 ms, where a small commit ends, to 10 s, where nobody waits.
+const COMMIT_BOUNDS_MICROS: [u64; 13] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 400_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000,
+];
+
+/// Upper bounds in microseconds: 10 ms, a small layer, to an hour, a large image on a slow link.
+const UPLOAD_BOUNDS_MICROS: [u64; 12] = [
+    10_000,
+    50_000,
+    250_000,
+    1_000_000,
+    5_000_000,
+    15_000_000,
+    60_000_000,
+    180_000_000,
+    600_000_000,
+    1_200_000_000,
+    1_800_000_000,
+    3_600_000_000,
+];
+
+/// One more slot than the longest list of bounds: the last counts what is above all bounds.
+const BUCKETS: usize = COMMIT_BOUNDS_MICROS.len() + 1;
+
+/// Durations in buckets, not yet cumulative.
+struct Durations {
+    bounds_micros: &'static [u64],
+    counts: [AtomicU64; BUCKETS],
+    sum_micros: AtomicU64,
+}
+
+impl Durations {
+    fn new(bounds_micros: &'static [u64]) -> Self {
+        assert!(bounds_micros.len() < BUCKETS);
+        Durations {
+            bounds_micros,
+            counts: [const { AtomicU64::new(0) }; BUCKETS],
+            sum_micros: AtomicU64::new(0),
+        }
+    }
+
+    fn observe(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = self.bounds_micros.partition_point(|bound| *bound < micros);
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.sum_micros.fetch_add(micros, Relaxed);
+    }
+}
+
+/// The counters of one core. Written by that core, read by whoever scrapes.
+///
+/// The alignment keeps two cores' counters off a common cache line (and off the neighbouring line
+/// that the prefetcher pulls in).
+#[repr(align(128))]
+pub struct CoreMetrics {
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    connections: AtomicU64,
+    uploads: AtomicU64,
+    downloads: AtomicU64,
+    requests: [[AtomicU64; CODES.len() + 1]; RouteClass::ALL.len()],
+    commit: Durations,
+    upload: Durations,
+}
+
+impl CoreMetrics {
+    fn new() -> Self {
+        CoreMetrics {
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            uploads: AtomicU64::new(0),
+            downloads: AtomicU64::new(0),
+            requests: [const { [const { AtomicU64::new(0) }; CODES.len() + 1] };
+                RouteClass::ALL.len()],
+            commit: Durations::new(&COMMIT_BOUNDS_MICROS),
+            upload: Durations::new(&UPLOAD_BOUNDS_MICROS),
+        }
+    }
+
+    /// Bytes read from a client's socket.
+    pub fn received(&self, bytes: u64) {
+        self.bytes_received.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes accepted by the kernel for a client's socket.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes_sent.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts an answered request under its route and its status code.
+    pub fn answered(&self, route: RouteClass, status: u16) {
+        self.requests[route.index()][code_index(status)].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection as open until the returned value is dropped.
+    #[must_use = "the connection counts as open only while this lives"]
+    pub fn connection_opened(self: &Arc<Self>) -> InFlight {
+        InFlight::new(self, |metrics| &metrics.connections)
+    }
+
+    /// Counts an upload body as being received until the returned value is dropped.
+    #[must_use = "the upload counts as running only while this lives"]
+    pub fn upload_begun(self: &Arc<Self>) -> InFlight {
+        InFlight::new(self, |metrics| &metrics.uploads)
+    }
+
+    /// Counts a blob body as being sent until the returned value is dropped.
+    #[must_use = "the download counts as running only while this lives"]
+    pub fn download_begun(self: &Arc<Self>) -> InFlight {
+        InFlight::new(self, |metrics| &metrics.downloads)
+    }
+
+    /// Uploads and downloads running on this core: what the acceptor places connections by.
+    pub fn active_transfers(&self) -> u64 {
+        self.uploads.load(Relaxed) + self.downloads.load(Relaxed)
+    }
+
+    /// Open connections of this core: what breaks the acceptor's ties.
+    pub fn open_connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// An upload body took this long from its first to its last byte.
+    pub fn upload_took(&self, took: Duration) {
+        self.upload.observe(took);
+    }
+
+    /// A blob took this long from its last byte to its 201.
+    pub fn commit_took(&self, took: Duration) {
+        self.commit.observe(took);
+    }
+}
+
+/// Something that is counted while it lasts; dropping it ends the counting, on every path out.
+pub struct InFlight {
+    metrics: Arc<CoreMetrics>,
+    gauge: fn(&CoreMetrics) -> &AtomicU64,
+}
+
+impl InFlight {
+    fn new(metrics: &Arc<CoreMetrics>, gauge: fn(&CoreMetrics) -> &AtomicU64) -> Self {
+        gauge(metrics).fetch_add(1, Relaxed);
+        InFlight {
+            metrics: Arc::clone(metrics),
+            gauge,
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        (self.gauge)(&self.metrics).fetch_sub(1, Relaxed);
+    }
+}
+
+/// All counters of the process. One exists; cores hold their [`CoreMetrics`] from it.
+pub struct Telemetry {
+    cores: Vec<Arc<CoreMetrics>>,
+    // Signed: a removal may be counted before the addition it follows, by another core.
+    storage_bytes: AtomicI64,
+    blob_count: AtomicI64,
+    gc_blobs_deleted: AtomicU64,
+    gc_duration_micros: AtomicU64,
+    disk_free: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Telemetry {
+    /// Counters for `cores` cores, all zero.
+    pub fn new(cores: usize) -> Self {
+        Telemetry {
+            cores: (0..cores).map(|_| Arc::new(CoreMetrics::new())).collect(),
+            storage_bytes: AtomicI64::new(0),
+            blob_count: AtomicI64::new(0),
+            gc_blobs_deleted: AtomicU64::new(0),
+            gc_duration_micros: AtomicU64::new(0),
+            disk_free: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The counters of core `index`, which must be below the number given to [`new`](Self::new).
+    pub fn core(&self, index: usize) -> Arc<CoreMetrics> {
+        Arc::clone(&self.cores[index])
+    }
+
+    /// Sets what is stored, as counted by the store when it opens or recounts.
+    pub fn set_storage(&self, bytes: u64, blobs: u64) {
+        self.storage_bytes.store(signed(bytes), Relaxed);
+        self.blob_count.store(signed(blobs), Relaxed);
+    }
+
+    /// A blob of this size has become part of the storage.
+    pub fn blob_added(&self, bytes: u64) {
+        self.storage_bytes.fetch_add(signed(bytes), Relaxed);
+        self.blob_count.fetch_add(1, Relaxed);
+    }
+
+    /// A blob of this size has left the storage.
+    pub fn blob_removed(&self, bytes: u64) {
+        self.storage_bytes.fetch_sub(signed(bytes), Relaxed);
+        self.blob_count.fetch_sub(1, Relaxed);
+    }
+
+    /// A garbage collection removed this many blobs and took this long.
+    pub fn collection_finished(&self, blobs_deleted: u64, took: Duration) {
+        self.gc_blobs_deleted.fetch_add(blobs_deleted, Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.gc_duration_micros.store(micros, Relaxed);
+    }
+
+    /// Sets the free bytes of the file system that holds `path`. `path` is one of the server's own
+    /// folders, never a client's word: each makes a series that stays.
+    pub fn set_disk_free(&self, path: &str, bytes: u64) {
+        self.disk_free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path.to_owned(), bytes);
+    }
+
+    /// Uploads running on all cores.
+    pub fn inflight_uploads(&self) -> u64 {
+        self.sum(|core| &core.uploads)
+    }
+
+    /// Downloads running on all cores.
+    pub fn inflight_downloads(&self) -> u64 {
+        self.sum(|core| &core.downloads)
+    }
+
+    /// The text a scrape reads ([`METRICS_CONTENT_TYPE`]). Families without a series are left out.
+    pub fn render(&self) -> String {
+        let mut families = self.collect();
+        families.retain(|family| !family.get_metric().is_empty());
+        TextEncoder::new()
+            .encode_to_string(&families)
+            .expect("families have names and series, and a String takes every write")
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = vec![
+            single(
+                &STORAGE_BYTES,
+                self.storage_bytes.load(Relaxed).max(0) as f64,
+            ),
+            single(&BLOB_COUNT, self.blob_count.load(Relaxed).max(0) as f64),
+            single(
+                &GC_BLOBS_DELETED,
+                self.gc_blobs_deleted.load(Relaxed) as f64,
+            ),
+            single(&GC_DURATION, seconds(self.gc_duration_micros.load(Relaxed))),
+            family(&HTTP_REQUESTS, self.requests_by_code()),
+            single(&INFLIGHT_UPLOADS, self.inflight_uploads() as f64),
+            single(&INFLIGHT_DOWNLOADS, self.inflight_downloads() as f64),
+            self.histogram(&UPLOAD_DURATION, &UPLOAD_BOUNDS_MICROS, |core| &core.upload),
+            self.histogram(&COMMIT_DURATION, &COMMIT_BOUNDS_MICROS, |core| &core.commit),
+            family(&DISK_FREE, self.disk_free_series()),
+        ];
+        families.extend([
+            self.per_core(&CORE_BYTES_RECEIVED, |core| &core.bytes_received),
+            self.per_core(&CORE_BYTES_SENT, |core| &core.bytes_sent),
+            family(&CORE_REQUESTS, self.requests_by_core()),
+            self.per_core(&CORE_CONNECTIONS, |core| &core.connections),
+            self.per_core(&CORE_UPLOADS, |core| &core.uploads),
+            self.per_core(&CORE_DOWNLOADS, |core| &core.downloads),
+        ]);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        families.push(family(
+            &BUILD_INFO,
+            vec![series(&BUILD_INFO, vec![version], 1.0)],
+        ));
+        families
+    }
+
+    fn sum(&self, field: impl Fn(&CoreMetrics) -> &AtomicU64) -> u64 {
+        self.cores
+            .iter()
+            .map(|core| field(core).load(Relaxed))
+            .sum()
+    }
+
+    /// Only pairs that occurred: 22 routes times 30 codes of zeros would drown the page.
+    fn requests_by_code(&self) -> Vec<Metric> {
+        let mut found = Vec::new();
+        for route in RouteClass::ALL {
+            for code in 0..=CODES.len() {
+                let count = self.sum(|core| &core.requests[route.index()][code]);
+                if count > 0 {
+                    let labels = vec![route.label().to_owned(), code_label(code)];
+                    found.push(series(&HTTP_REQUESTS, labels, count as f64));
+                }
+            }
+        }
+        found
+    }
+
+    fn requests_by_core(&self) -> Vec<Metric> {
+        let mut found = Vec::new();
+        for (index, core) in self.cores.iter().enumerate() {
+            for route in RouteClass::ALL {
+                let mut classes: BTreeMap<&'static str, u64> = BTreeMap::new();
+                for (code, count) in core.requests[route.index()].iter().enumerate() {
+                    *classes.entry(class_label(code)).or_default() += count.load(Relaxed);
+                }
+                for (class, count) in classes.into_iter().filter(|(_, count)| *count > 0) {
+                    let labels = vec![
+                        index.to_string(),
+                        route.label().to_owned(),
+                        class.to_owned(),
+                    ];
+                    found.push(series(&CORE_REQUESTS, labels, count as f64));
+                }
+            }
+        }
+        found
+    }
+
+    fn disk_free_series(&self) -> Vec<Metric> {
+        self.disk_free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(path, bytes)| series(&DISK_FREE, vec![path.clone()], *bytes as f64))
+            .collect()
+    }
+
+    fn per_core(&self, row: &Family, field: fn(&CoreMetrics) -> &AtomicU64) -> MetricFamily {
+        let cores = self.cores.iter().enumerate();
+        let all = cores
+            .map(|(index, core)| {
+                series(
+                    row,
+                    vec![index.to_string()],
+                    field(core).load(Relaxed) as f64,
+                )
+            })
+            .collect();
+        family(row, all)
+    }
+
+    fn histogram(
+        &self,
+        row: &Family,
+        bounds_micros: &[u64],
+        field: fn(&CoreMetrics) -> &Durations,
+    ) -> MetricFamily {
+        let mut buckets = Vec::with_capacity(bounds_micros.len());
+        let mut cumulative = 0;
+        for (slot, bound) in bounds_micros.iter().enumerate() {
+            cumulative += self.sum(|core| &field(core).counts[slot]);
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(seconds(*bound));
+            bucket.set_cumulative_count(cumulative);
+            buckets.push(bucket);
+        }
+        let above = self.sum(|core| &field(core).counts[bounds_micros.len()]);
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(cumulative + above);
+        histogram.set_sample_sum(seconds(self.sum(|core| &field(core).sum_micros)));
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
+        family(row, vec![metric])
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn family(row: &Family, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(row.name.to_owned());
+    family.set_help(row.help.to_owned());
+    family.set_field_type(match row.kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+        Kind::Histogram => MetricType::HISTOGRAM,
+    });
+    family.set_metric(metrics);
+    family
+}
+
+fn single(row: &Family, value: f64) -> MetricFamily {
+    family(row, vec![series(row, Vec::new(), value)])
+}
+
+/// One series; `values` belong to the row's labels in order.
+fn series(row: &Family, values: Vec<String>, value: f64) -> Metric {
+    assert_eq!(row.labels.len(), values.len(), "{}", row.name);
+    let labels = row.labels.iter().zip(values).map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value(value);
+        pair
+    });
+    let mut metric = Metric::from_label(labels.collect());
+    if row.kind == Kind::Counter {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value of the series whose line begins with exactly `name`.
+    fn value(text: &str, name: &str) -> f64 {
+        let line = text
+            .lines()
+            .find(|line| line.rsplit_once(' ').is_some_and(|(head, _)| head == name))
+            .unwrap_or_else(|| panic!("no series {name} in\n{text}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
+    #[test]
+    fn the_guides_four_names_are_there_from_the_first_scrape() {
+        let text = Telemetry::new(1).render();
+        for (name, kind) in [
+            ("registry_storage_bytes", "gauge"),
+            ("registry_blob_count", "gauge"),
+            ("registry_gc_blobs_deleted", "counter"),
+            ("registry_gc_duration_seconds", "gauge"),
+        ] {
+            assert_eq!(value(&text, name), 0.0);
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        }
+    }
+
+    #[test]
+    fn requests_are_added_up_over_cores_and_shown_per_core() {
+        let telemetry = Telemetry::new(2);
+        telemetry.core(0).answered(RouteClass::UploadStart, 202);
+        telemetry.core(1).answered(RouteClass::UploadStart, 202);
+        telemetry.core(1).answered(RouteClass::BlobGet, 404);
+        telemetry.core(1).answered(RouteClass::BlobGet, 416);
+        telemetry.core(1).answered(RouteClass::Other, 299);
+        let text = telemetry.render();
+        let total = r#"http_requests_total{route="upload_start",code="202"}"#;
+        assert_eq!(value(&text, total), 2.0);
+        let core = r#"controller_core_requests_total{core="1",route="blob_get",class="4xx"}"#;
+        assert_eq!(value(&text, core), 2.0);
+        let other = r#"http_requests_total{route="other",code="other"}"#;
+        assert_eq!(value(&text, other), 1.0);
+    }
+
+    #[test]
+    fn transfers_count_only_while_they_last() {
+        let telemetry = Telemetry::new(2);
+        let core = telemetry.core(1);
+        let upload = core.upload_begun();
+        let download = core.download_begun();
+        let connection = core.connection_opened();
+        assert_eq!(core.active_transfers(), 2);
+        let text = telemetry.render();
+        assert_eq!(value(&text, "registry_inflight_uploads"), 1.0);
+        let by_core = r#"controller_core_inflight_downloads{core="1"}"#;
+        assert_eq!(value(&text, by_core), 1.0);
+        let connections = r#"controller_core_connections{core="1"}"#;
+        assert_eq!(value(&text, connections), 1.0);
+        drop((upload, download, connection));
+        assert_eq!(core.active_transfers(), 0);
+        assert_eq!(core.open_connections(), 0);
+        assert_eq!(value(&telemetry.render(), "registry_inflight_uploads"), 0.0);
+    }
+
+    #[test]
+    fn a_duration_lands_in_every_bucket_that_reaches_it() {
+        let telemetry = Telemetry::new(2);
+        telemetry.core(0).commit_took(Duration::from_millis(5));
+        telemetry.core(1).commit_took(Duration::from_millis(60));
+        telemetry.core(1).commit_took(Duration::from_secs(60));
+        telemetry.core(1).upload_took(Duration::from_secs(7200));
+        let text = telemetry.render();
+        let bucket = |bound: &str| {
+            value(
+                &text,
+                &format!("registry_commit_duration_seconds_bucket{{le=\"{bound}\"}}"),
+            )
+        };
+        assert_eq!(bucket("0.0025"), 0.0);
+        assert_eq!(bucket("0.005"), 1.0);
+        assert_eq!(bucket("0.1"), 2.0);
+        assert_eq!(bucket("10"), 2.0);
+        assert_eq!(bucket("+Inf"), 3.0);
+        assert_eq!(value(&text, "registry_commit_duration_seconds_sum"), 60.065);
+        let upload = |bound: &str| {
+            value(
+                &text,
+                &format!("registry_upload_duration_seconds_bucket{{le=\"{bound}\"}}"),
+            )
+        };
+        assert_eq!(upload("3600"), 0.0);
+        assert_eq!(upload("+Inf"), 1.0);
+    }
+
+    #[test]
+    fn storage_follows_what_is_added_and_removed_and_never_falls_below_zero() {
+        let telemetry = Telemetry::new(1);
+        telemetry.set_storage(100, 3);
+        telemetry.blob_added(50);
+        telemetry.blob_removed(20);
+        telemetry.collection_finished(4, Duration::from_millis(1500));
+        telemetry.set_disk_free("/srv/oci", 7_000_000_000);
+        let text = telemetry.render();
+        assert_eq!(value(&text, "registry_storage_bytes"), 130.0);
+        assert_eq!(value(&text, "registry_blob_count"), 3.0);
+        assert_eq!(value(&text, "registry_gc_blobs_deleted"), 4.0);
+        assert_eq!(value(&text, "registry_gc_duration_seconds"), 1.5);
+        assert_eq!(value(&text, r#"disk_free_bytes{path="/srv/oci"}"#), 7e9);
+        telemetry.blob_removed(1000);
+        assert_eq!(value(&telemetry.render(), "registry_storage_bytes"), 0.0);
+    }
+
+    #[test]
+    fn codes_are_sorted_so_that_they_can_be_searched() {
+        assert!(CODES.is_sorted());
+        assert_eq!(code_label(code_index(201)), "201");
+        assert_eq!(code_label(code_index(999)), "other");
+    }
+
+    #[test]
+    fn the_counters_of_two_cores_share_no_cache_line() {
+        assert_eq!(align_of::<CoreMetrics>() % 128, 0);
+        assert_eq!(size_of::<CoreMetrics>() % 128, 0);
+    }
+}
