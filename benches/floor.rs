@@ -64,16 +64,32 @@ impl Floor {
     fn new(pull_file: File, push_folder: PathBuf) -> io::Result<Self> {
         let pull_bytes = pull_file.metadata()?.len();
         let ring = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { ring, pull_file, pull_bytes, push_folder, connections: HashMap::new(), spare_buffers: Vec::new() })
+        Ok(Self {
+            ring,
+            pull_file,
+            pull_bytes,
+            push_folder,
+            connections: HashMap::new(),
+            spare_buffers: Vec::new(),
+        })
     }
 
     fn run(&mut self, listener: &TcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        epoll::add(&self.ring, listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        epoll::add(
+            &self.ring,
+            listener,
+            epoll::EventData::new_u64(LISTENER),
+            epoll::EventFlags::IN,
+        )?;
         let mut events = Vec::with_capacity(256);
         loop {
             events.clear();
-            match epoll::wait(&self.ring, rustix::buffer::spare_capacity(&mut events), None) {
+            match epoll::wait(
+                &self.ring,
+                rustix::buffer::spare_capacity(&mut events),
+                None,
+            ) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -96,14 +112,28 @@ impl Floor {
             socket.set_nonblocking(true)?;
             socket.set_nodelay(true)?;
             let id = socket.as_raw_fd() as u64;
-            epoll::add(&self.ring, &socket, epoll::EventData::new_u64(id), epoll::EventFlags::IN)?;
-            self.connections.insert(id, Connection { socket, head: Vec::new(), turn: Turn::Head });
+            epoll::add(
+                &self.ring,
+                &socket,
+                epoll::EventData::new_u64(id),
+                epoll::EventFlags::IN,
+            )?;
+            self.connections.insert(
+                id,
+                Connection {
+                    socket,
+                    head: Vec::new(),
+                    turn: Turn::Head,
+                },
+            );
         }
     }
 
     /// One turn of one connection; a broken or finished one is dropped, which takes it out of the epoll set.
     fn drive(&mut self, id: u64) {
-        let Some(mut connection) = self.connections.remove(&id) else { return };
+        let Some(mut connection) = self.connections.remove(&id) else {
+            return;
+        };
         match self.step(id, &mut connection) {
             Ok(()) => drop(self.connections.insert(id, connection)),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
@@ -115,19 +145,31 @@ impl Floor {
         match &mut connection.turn {
             Turn::Head => self.read_head(id, connection),
             Turn::Sending { offset_bytes } => {
-                if send_some(&connection.socket, &self.pull_file, offset_bytes, self.pull_bytes)? {
+                if send_some(
+                    &connection.socket,
+                    &self.pull_file,
+                    offset_bytes,
+                    self.pull_bytes,
+                )? {
                     connection.turn = Turn::Head;
                     self.watch(id, connection, epoll::EventFlags::IN)?;
                 }
                 Ok(())
             }
             Turn::Receiving(upload) => {
-                let Some(right) = upload.receive_some(&mut connection.socket)? else { return Ok(()) };
-                let Turn::Receiving(upload) = std::mem::replace(&mut connection.turn, Turn::Head) else {
+                let Some(right) = upload.receive_some(&mut connection.socket)? else {
+                    return Ok(());
+                };
+                let Turn::Receiving(upload) = std::mem::replace(&mut connection.turn, Turn::Head)
+                else {
                     unreachable!("matched as Receiving above")
                 };
                 self.spare_buffers.push(upload.buffer);
-                let status = if right { "201 Created" } else { "400 Bad Request" };
+                let status = if right {
+                    "201 Created"
+                } else {
+                    "400 Bad Request"
+                };
                 answer(connection, status, "Content-Length: 0\r\n")
             }
         }
@@ -142,7 +184,13 @@ impl Floor {
             Err(error) => return Err(error),
         };
         connection.head.extend_from_slice(&piece[..received]);
-        let Some(end) = connection.head.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(()) };
+        let Some(end) = connection
+            .head
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+        else {
+            return Ok(());
+        };
         let head = String::from_utf8_lossy(&connection.head[..end]).into_owned();
         let early_body = connection.head.split_off(end + 4);
         connection.head.clear();
@@ -150,13 +198,24 @@ impl Floor {
         if head.starts_with("GET /v2/ ") {
             answer(connection, "200 OK", "Content-Length: 0\r\n")
         } else if head.starts_with("GET ") {
-            answer(connection, "200 OK", &format!("Content-Length: {}\r\n", self.pull_bytes))?;
+            answer(
+                connection,
+                "200 OK",
+                &format!("Content-Length: {}\r\n", self.pull_bytes),
+            )?;
             connection.turn = Turn::Sending { offset_bytes: 0 };
             self.watch(id, connection, epoll::EventFlags::OUT)
         } else if head.starts_with("POST ") {
-            answer(connection, "202 Accepted", "Location: /upload\r\nContent-Length: 0\r\n")
+            answer(
+                connection,
+                "202 Accepted",
+                "Location: /upload\r\nContent-Length: 0\r\n",
+            )
         } else if head.starts_with("PUT ") {
-            let buffer = self.spare_buffers.pop().unwrap_or_else(|| vec![0; STEP_BYTES]);
+            let buffer = self
+                .spare_buffers
+                .pop()
+                .unwrap_or_else(|| vec![0; STEP_BYTES]);
             let upload = Upload::begin(&head, &early_body, &self.push_folder, buffer)?;
             connection.turn = Turn::Receiving(Box::new(upload));
             Ok(())
@@ -166,17 +225,29 @@ impl Floor {
     }
 
     fn watch(&self, id: u64, connection: &Connection, flags: epoll::EventFlags) -> io::Result<()> {
-        Ok(epoll::modify(&self.ring, &connection.socket, epoll::EventData::new_u64(id), flags)?)
+        Ok(epoll::modify(
+            &self.ring,
+            &connection.socket,
+            epoll::EventData::new_u64(id),
+            flags,
+        )?)
     }
 }
 
 /// Heads are far smaller than an idle socket's send buffer, so a short write cannot happen here.
 fn answer(connection: &mut Connection, status: &str, headers: &str) -> io::Result<()> {
-    connection.socket.write_all(format!("HTTP/1.1 {status}\r\n{headers}\r\n").as_bytes())
+    connection
+        .socket
+        .write_all(format!("HTTP/1.1 {status}\r\n{headers}\r\n").as_bytes())
 }
 
 /// Sends until the socket is full or the turn is over; true when the whole file has gone.
-fn send_some(socket: &TcpStream, file: &File, offset_bytes: &mut u64, end_bytes: u64) -> io::Result<bool> {
+fn send_some(
+    socket: &TcpStream,
+    file: &File,
+    offset_bytes: &mut u64,
+    end_bytes: u64,
+) -> io::Result<bool> {
     let turn_end = end_bytes.min(*offset_bytes + TURN_BYTES);
     while *offset_bytes < turn_end {
         let step = (end_bytes - *offset_bytes).min(STEP_BYTES as u64) as usize;
@@ -202,7 +273,12 @@ struct Upload {
 }
 
 impl Upload {
-    fn begin(head: &str, early_body: &[u8], folder: &Path, mut buffer: Vec<u8>) -> io::Result<Self> {
+    fn begin(
+        head: &str,
+        early_body: &[u8],
+        folder: &Path,
+        mut buffer: Vec<u8>,
+    ) -> io::Result<Self> {
         let claimed_hex = head
             .split_once("sha256:")
             .or_else(|| head.split_once("sha256%3A"))
@@ -215,11 +291,25 @@ impl Upload {
             .and_then(|value| value.parse().ok())
             .ok_or_else(|| io::Error::other("a PUT without Content-Length"))?;
         let file = File::create(folder.join(&claimed_hex))?;
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length_bytes)?;
+        rustix::fs::fallocate(
+            &file,
+            rustix::fs::FallocateFlags::KEEP_SIZE,
+            0,
+            length_bytes,
+        )?;
         buffer[..early_body.len()].copy_from_slice(early_body);
         let filled_bytes = early_body.len();
         let hash = Sha256::new();
-        Ok(Self { file, buffer, filled_bytes, written_bytes: 0, length_bytes, behind_bytes: 0, hash, claimed_hex })
+        Ok(Self {
+            file,
+            buffer,
+            filled_bytes,
+            written_bytes: 0,
+            length_bytes,
+            behind_bytes: 0,
+            hash,
+            claimed_hex,
+        })
     }
 
     /// Takes what has arrived; `Some(whether the digest is right)` once all of it is hashed and durable.
@@ -234,7 +324,8 @@ impl Upload {
             }
         }
         self.hash.update(&self.buffer[..wanted]);
-        self.file.write_all_at(&self.buffer[..wanted], self.written_bytes)?;
+        self.file
+            .write_all_at(&self.buffer[..wanted], self.written_bytes)?;
         self.written_bytes += wanted as u64;
         self.filled_bytes = 0;
         self.write_behind()?;
@@ -265,7 +356,11 @@ fn sync_range(file: &File, offset_bytes: u64, flags: libc::c_uint) -> io::Result
     #[expect(unsafe_code, reason = "rustix has no sync_file_range")]
     // SAFETY: sync_file_range takes no memory, and the descriptor is open for as long as `file` is borrowed.
     let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

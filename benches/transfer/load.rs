@@ -16,6 +16,8 @@ const BLOCK_BYTES: usize = 8 << 20;
 const TAIL_BYTES: usize = 64;
 const SINK_BYTES: usize = 1 << 20;
 const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Of answers that are read rather than dropped: errors.
+const BODY_BYTES_MAX: u64 = 64 << 10;
 /// Far above any honest wait here; a server that hangs ends the run instead of holding it.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -45,7 +47,10 @@ pub struct Blob<'content> {
 
 impl Content {
     pub fn new(size_bytes: u64) -> Self {
-        assert!(size_bytes > TAIL_BYTES as u64, "a blob holds at least its tail");
+        assert!(
+            size_bytes > TAIL_BYTES as u64,
+            "a blob holds at least its tail"
+        );
         // xorshift: incompressible enough, and the same in every run.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut block = Vec::with_capacity(BLOCK_BYTES);
@@ -55,13 +60,18 @@ impl Content {
             state ^= state << 17;
             block.extend_from_slice(&state.to_le_bytes());
         }
-        let mut content = Self { block, size_bytes, before_tail: Sha256::new() };
+        let mut content = Self {
+            block,
+            size_bytes,
+            before_tail: Sha256::new(),
+        };
         let mut before_tail = Sha256::new();
-        content.pieces(|piece| {
-            before_tail.update(piece);
-            Ok(())
-        })
-        .expect("hashing does not fail");
+        content
+            .pieces(|piece| {
+                before_tail.update(piece);
+                Ok(())
+            })
+            .expect("hashing does not fail");
         content.before_tail = before_tail;
         content
     }
@@ -77,7 +87,11 @@ impl Content {
         tail[8..16].copy_from_slice(&(std::process::id() as u64).to_le_bytes());
         let mut hash = self.before_tail.clone();
         hash.update(tail);
-        Blob { content: self, tail, hex: hex(&hash.finalize()) }
+        Blob {
+            content: self,
+            tail,
+            hex: hex(&hash.finalize()),
+        }
     }
 
     fn pieces(&self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
@@ -112,14 +126,20 @@ impl Connection {
         socket.set_read_timeout(Some(SILENCE_MAX))?;
         socket.set_write_timeout(Some(SILENCE_MAX))?;
         // Zeroed, so never touched and never resident: MSG_TRUNC writes nothing into it.
-        Ok(Self { socket, address, sink: Vec::new() })
+        Ok(Self {
+            socket,
+            address,
+            sink: Vec::new(),
+        })
     }
 
     /// `GET target`; the body is dropped, `on_bytes` hears of each piece as it comes.
     pub fn get(&mut self, target: &str, mut on_bytes: impl FnMut(u64)) -> io::Result<u64> {
         let answer = self.ask("GET", target, "")?;
         expect(&answer, 200, target)?;
-        let length = answer.length_bytes.ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
+        let length = answer
+            .length_bytes
+            .ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
         let mut received = answer.early_body.len() as u64;
         on_bytes(received);
         if self.sink.is_empty() {
@@ -127,10 +147,11 @@ impl Connection {
         }
         while received < length {
             let wanted = (length - received).min(SINK_BYTES as u64) as usize;
-            let (_, dropped) = match rustix::net::recv(&self.socket, &mut self.sink[..wanted], RecvFlags::TRUNC) {
-                Err(rustix::io::Errno::INTR) => continue,
-                result => result?,
-            };
+            let (_, dropped) =
+                match rustix::net::recv(&self.socket, &mut self.sink[..wanted], RecvFlags::TRUNC) {
+                    Err(rustix::io::Errno::INTR) => continue,
+                    result => result?,
+                };
             if dropped == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -144,7 +165,9 @@ impl Connection {
     pub fn get_digest(&mut self, target: &str) -> io::Result<String> {
         let answer = self.ask("GET", target, "")?;
         expect(&answer, 200, target)?;
-        let length = answer.length_bytes.ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
+        let length = answer
+            .length_bytes
+            .ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
         let mut hash = Sha256::new();
         hash.update(&answer.early_body);
         let mut left = length - answer.early_body.len() as u64;
@@ -163,9 +186,15 @@ impl Connection {
 
     /// POST, then one PUT with the whole body; the time from the last byte handed to the socket to the 201.
     pub fn push(&mut self, repository: &str, blob: &Blob<'_>) -> io::Result<Duration> {
-        let posted = self.ask("POST", &format!("/v2/{repository}/blobs/uploads/"), "Content-Length: 0\r\n")?;
+        let posted = self.ask(
+            "POST",
+            &format!("/v2/{repository}/blobs/uploads/"),
+            "Content-Length: 0\r\n",
+        )?;
         expect(&posted, 202, "POST of an upload")?;
-        let location = posted.location.ok_or_else(|| io::Error::other("a 202 without Location"))?;
+        let location = posted
+            .location
+            .ok_or_else(|| io::Error::other("a 202 without Location"))?;
         let target = match location.split_once("://") {
             Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),
             None => location.as_str(),
@@ -180,8 +209,9 @@ impl Connection {
         blob.content.pieces(|piece| self.socket.write_all(piece))?;
         self.socket.write_all(&blob.tail)?;
         let last_byte = Instant::now();
-        let put = self.read_answer()?;
+        let mut put = self.read_answer()?;
         let elapsed = last_byte.elapsed();
+        self.read_body(&mut put)?;
         expect(&put, 201, "PUT of an upload")?;
         Ok(elapsed)
     }
@@ -189,24 +219,29 @@ impl Connection {
     fn ask(&mut self, method: &str, target: &str, headers: &str) -> io::Result<Answer> {
         self.send_head(method, target, headers)?;
         let mut answer = self.read_answer()?;
-        // Small bodies of other methods than GET are read here, so that the connection stays in step.
-        if method != "GET" {
-            let mut left = answer.length_bytes.unwrap_or(0) - answer.early_body.len() as u64;
-            let mut piece = [0; 4096];
-            while left > 0 {
-                let received = self.socket.read(&mut piece[..left.min(4096) as usize])?;
-                if received == 0 {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-                answer.early_body.extend_from_slice(&piece[..received]);
-                left -= received as u64;
-            }
+        // The body of a good GET is its caller's.
+        if method != "GET" || answer.status != 200 {
+            self.read_body(&mut answer)?;
         }
         Ok(answer)
     }
 
+    /// Takes the whole body, so that the connection stays in step.
+    fn read_body(&mut self, answer: &mut Answer) -> io::Result<()> {
+        let length = answer.length_bytes.unwrap_or(0).min(BODY_BYTES_MAX) as usize;
+        let early = answer.early_body.len();
+        if early < length {
+            answer.early_body.resize(length, 0);
+            self.socket.read_exact(&mut answer.early_body[early..])?;
+        }
+        Ok(())
+    }
+
     fn send_head(&mut self, method: &str, target: &str, headers: &str) -> io::Result<()> {
-        let head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address);
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n",
+            self.address
+        );
         self.socket.write_all(head.as_bytes())
     }
 
@@ -231,7 +266,12 @@ impl Connection {
 }
 
 /// `connections` connections at once, each `gets_each` times `target`.
-pub fn pull(address: SocketAddr, target: &str, connections: usize, gets_each: usize) -> io::Result<Transfer> {
+pub fn pull(
+    address: SocketAddr,
+    target: &str,
+    connections: usize,
+    gets_each: usize,
+) -> io::Result<Transfer> {
     at_once((0..connections).collect(), address, |connection, _| {
         let mut bytes = 0;
         for _ in 0..gets_each {
@@ -277,7 +317,10 @@ fn at_once<Item: Send>(
         for thread in threads {
             bytes += thread.join().expect("a client thread does not panic")?;
         }
-        Ok(Transfer { bytes, elapsed: begin.elapsed() })
+        Ok(Transfer {
+            bytes,
+            elapsed: begin.elapsed(),
+        })
     })
 }
 
@@ -288,7 +331,12 @@ fn parse_answer(head: &str, early_body: Vec<u8>) -> io::Result<Answer> {
         .and_then(|line| line.split(' ').nth(1))
         .and_then(|status| status.parse().ok())
         .ok_or_else(|| io::Error::other("an answer without status"))?;
-    let mut answer = Answer { status, location: None, length_bytes: None, early_body };
+    let mut answer = Answer {
+        status,
+        location: None,
+        length_bytes: None,
+        early_body,
+    };
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         if name.eq_ignore_ascii_case("location") {
             answer.location = Some(value.trim().to_owned());
@@ -304,7 +352,10 @@ fn expect(answer: &Answer, status: u16, what: &str) -> io::Result<()> {
         return Ok(());
     }
     let body = String::from_utf8_lossy(&answer.early_body).into_owned();
-    Err(io::Error::other(format!("{what}: {} instead of {status}: {body}", answer.status)))
+    Err(io::Error::other(format!(
+        "{what}: {} instead of {status}: {body}",
+        answer.status
+    )))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -36,7 +36,9 @@ const COMMIT_FLOOR_MAX: Duration = Duration::from_millis(50);
 const IDLE_CONNECTIONS: usize = 1000;
 
 #[derive(Parser)]
-#[command(about = "Measures pushes and pulls beside two bare loops; ZOT_BIN and REGISTRY_BIN add rivals")]
+#[command(
+    about = "Measures pushes and pulls beside two bare loops; ZOT_BIN and REGISTRY_BIN add rivals"
+)]
 struct Arguments {
     /// The fewest rounds that count: 7 instead of 15.
     #[arg(long)]
@@ -82,7 +84,13 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Memory, Self::Disk, Self::Commit, Self::Beside, Self::Idle];
+    const ALL: [Self; 5] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Commit,
+        Self::Beside,
+        Self::Idle,
+    ];
 }
 
 /// What one throughput row does; `limit` is what the server's CPU may be, as a multiple of the floor's.
@@ -94,15 +102,42 @@ struct Row {
 
 #[derive(Clone, Copy)]
 enum Work {
-    Pull { connections: usize, gets_each: usize },
-    Push { streams: u64 },
+    Pull {
+        connections: usize,
+        gets_each: usize,
+    },
+    Push {
+        streams: u64,
+    },
 }
 
 const ROWS: [Row; 4] = [
-    Row { name: "pull, 1 connection", work: Work::Pull { connections: 1, gets_each: 4 }, limit: 1.25 },
-    Row { name: "pull, 8 connections", work: Work::Pull { connections: 8, gets_each: 1 }, limit: 1.25 },
-    Row { name: "push, 1 stream", work: Work::Push { streams: 1 }, limit: 1.3 },
-    Row { name: "push, 8 streams", work: Work::Push { streams: 8 }, limit: 1.3 },
+    Row {
+        name: "pull, 1 connection",
+        work: Work::Pull {
+            connections: 1,
+            gets_each: 4,
+        },
+        limit: 1.25,
+    },
+    Row {
+        name: "pull, 8 connections",
+        work: Work::Pull {
+            connections: 8,
+            gets_each: 1,
+        },
+        limit: 1.25,
+    },
+    Row {
+        name: "push, 1 stream",
+        work: Work::Push { streams: 1 },
+        limit: 1.3,
+    },
+    Row {
+        name: "push, 8 streams",
+        work: Work::Push { streams: 8 },
+        limit: 1.3,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -118,21 +153,41 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> io::Result<()> {
     let binaries = Binaries::find(arguments)?;
     raise_open_files_limit();
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 7 } else { 15 });
+    let rounds = arguments
+        .rounds
+        .unwrap_or(if arguments.quick { 7 } else { 15 });
     let memory = Workspace::new(&arguments.tmpfs, "memory")?;
     let disk = Workspace::new(&arguments.disk, "disk")?;
-    let mut report = Report::new(Path::new(env!("CARGO_MANIFEST_DIR")), &arguments.tmpfs, &arguments.disk, rounds);
+    let mut report = Report::new(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        &arguments.tmpfs,
+        &arguments.disk,
+        rounds,
+    );
     // After the report has counted the cores.
-    pin_to(CLIENT_CORE).map_err(|error| io::Error::other(format!("the bench needs two cores: {error}")))?;
+    pin_to(CLIENT_CORE)
+        .map_err(|error| io::Error::other(format!("the bench needs two cores: {error}")))?;
 
     for part in &arguments.parts {
         match part {
             Part::Memory => throughput(&binaries, &memory, rounds, &mut report)?,
             Part::Disk => throughput(&binaries, &disk, rounds, &mut report)?,
             Part::Commit => {
-                commit(&binaries, &disk, 2 * GIB, Duration::from_millis(200), &mut report)?;
+                commit(
+                    &binaries,
+                    &disk,
+                    2 * GIB,
+                    Duration::from_millis(200),
+                    &mut report,
+                )?;
                 if arguments.large {
-                    commit(&binaries, &disk, 10 * GIB, Duration::from_millis(400), &mut report)?;
+                    commit(
+                        &binaries,
+                        &disk,
+                        10 * GIB,
+                        Duration::from_millis(400),
+                        &mut report,
+                    )?;
                 }
             }
             Part::Beside => beside_a_cold_pull(&binaries, &disk, &mut report)?,
@@ -146,7 +201,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 }
 
 /// Every row in every round, the servers taking turns inside a row: only neighbours in time are compared.
-fn throughput(binaries: &Binaries, workspace: &Workspace, rounds: usize, report: &mut Report) -> io::Result<()> {
+fn throughput(
+    binaries: &Binaries,
+    workspace: &Workspace,
+    rounds: usize,
+    report: &mut Report,
+) -> io::Result<()> {
     let folder = workspace.fresh()?;
     let pulled = Content::new(RUN_BYTES);
     let pulled = pulled.blob(0);
@@ -160,9 +220,13 @@ fn throughput(binaries: &Binaries, workspace: &Workspace, rounds: usize, report:
     let pull_file = targets[0].blob_file(&pulled.hex)?;
     targets.insert(0, Target::start(&binaries.floor(pull_file), &folder)?);
     for target in &targets {
-        let digest = Connection::open(target.address)?.get_digest(&target.blob_target(&pulled.hex))?;
+        let digest =
+            Connection::open(target.address)?.get_digest(&target.blob_target(&pulled.hex))?;
         if digest != pulled.hex {
-            return Err(io::Error::other(format!("{} sends other bytes than it was given", target.name)));
+            return Err(io::Error::other(format!(
+                "{} sends other bytes than it was given",
+                target.name
+            )));
         }
         target.stop()?;
     }
@@ -182,18 +246,32 @@ fn throughput(binaries: &Binaries, workspace: &Workspace, rounds: usize, report:
                 let target = &targets[(turn + round) % targets.len()];
                 let (transfer, cpu) = match (row.work, content) {
                     (Work::Push { streams }, Some(content)) => {
-                        let fresh: Vec<_> =
-                            blobs.by_ref().take(streams as usize).map(|number| content.blob(number)).collect();
+                        let fresh: Vec<_> = blobs
+                            .by_ref()
+                            .take(streams as usize)
+                            .map(|number| content.blob(number))
+                            .collect();
                         workspace.prewarm(RUN_BYTES)?;
-                        let measured = measure(target, || load::push(target.address, REPOSITORY, &fresh))?;
+                        let measured =
+                            measure(target, || load::push(target.address, REPOSITORY, &fresh))?;
                         forget(target, &fresh, workspace)?;
                         measured
                     }
-                    (Work::Pull { connections, gets_each }, _) => {
+                    (
+                        Work::Pull {
+                            connections,
+                            gets_each,
+                        },
+                        _,
+                    ) => {
                         let path = target.blob_target(&pulled.hex);
-                        measure(target, || load::pull(target.address, &path, connections, gets_each))?
+                        measure(target, || {
+                            load::pull(target.address, &path, connections, gets_each)
+                        })?
                     }
-                    (Work::Push { .. }, None) => unreachable!("every push row was given its content above"),
+                    (Work::Push { .. }, None) => {
+                        unreachable!("every push row was given its content above")
+                    }
                 };
                 if round > 0 {
                     report.throughput(workspace.name, row.name, target.name, round, transfer, cpu);
@@ -210,7 +288,10 @@ fn throughput(binaries: &Binaries, workspace: &Workspace, rounds: usize, report:
     Ok(())
 }
 
-fn measure(target: &Target, work: impl FnOnce() -> io::Result<Transfer>) -> io::Result<(Transfer, Duration)> {
+fn measure(
+    target: &Target,
+    work: impl FnOnce() -> io::Result<Transfer>,
+) -> io::Result<(Transfer, Duration)> {
     target.resume()?;
     std::thread::sleep(SETTLE);
     let before = target.cpu()?;
@@ -238,7 +319,10 @@ fn commit(
 ) -> io::Result<()> {
     let folder = workspace.fresh()?;
     let content = Content::new(size_bytes);
-    let mut targets = vec![Target::start(&binaries.floor(PathBuf::from("/dev/null")), &folder)?];
+    let mut targets = vec![Target::start(
+        &binaries.floor(PathBuf::from("/dev/null")),
+        &folder,
+    )?];
     for program in binaries.servers() {
         targets.push(Target::start(&program, &folder)?);
     }
@@ -262,7 +346,9 @@ fn commit(
             forget(target, &[blob], workspace)?;
             waits.push((target.name, wait));
         }
-        let counts = waits.iter().any(|(name, wait)| *name == "floor" && *wait <= COMMIT_FLOOR_MAX);
+        let counts = waits
+            .iter()
+            .any(|(name, wait)| *name == "floor" && *wait <= COMMIT_FLOOR_MAX);
         counted += usize::from(counts);
         for (name, wait) in waits {
             report.commit(&row, name, round, wait, counts);
@@ -274,7 +360,11 @@ fn commit(
     Ok(())
 }
 
-fn beside_a_cold_pull(binaries: &Binaries, workspace: &Workspace, report: &mut Report) -> io::Result<()> {
+fn beside_a_cold_pull(
+    binaries: &Binaries,
+    workspace: &Workspace,
+    report: &mut Report,
+) -> io::Result<()> {
     for program in binaries.servers() {
         let folder = workspace.fresh()?;
         let target = Target::start(&program, &folder)?;
@@ -320,7 +410,10 @@ impl Binaries {
     fn find(arguments: &Arguments) -> io::Result<Self> {
         let here = std::env::current_exe()?;
         let examples = here.parent().unwrap_or(Path::new("."));
-        let built = examples.parent().unwrap_or(Path::new(".")).join("provisioner-controller");
+        let built = examples
+            .parent()
+            .unwrap_or(Path::new("."))
+            .join("provisioner-controller");
         let ours = arguments.server.clone().unwrap_or(built);
         let found = Self {
             floor: examples.join("floor"),
@@ -328,9 +421,17 @@ impl Binaries {
             distribution: std::env::var_os("REGISTRY_BIN").map(PathBuf::from),
             zot: std::env::var_os("ZOT_BIN").map(PathBuf::from),
         };
-        let all = [Some(&found.floor), found.ours.as_ref(), found.distribution.as_ref(), found.zot.as_ref()];
+        let all = [
+            Some(&found.floor),
+            found.ours.as_ref(),
+            found.distribution.as_ref(),
+            found.zot.as_ref(),
+        ];
         if let Some(missing) = all.into_iter().flatten().find(|path| !path.is_file()) {
-            return Err(io::Error::other(format!("no program at {}", missing.display())));
+            return Err(io::Error::other(format!(
+                "no program at {}",
+                missing.display()
+            )));
         }
         if found.servers().is_empty() {
             return Err(io::Error::other("nothing to measure: no server, no rival"));
@@ -339,12 +440,18 @@ impl Binaries {
     }
 
     fn floor(&self, pull_file: PathBuf) -> Program {
-        Program::Floor { binary: self.floor.clone(), pull_file }
+        Program::Floor {
+            binary: self.floor.clone(),
+            pull_file,
+        }
     }
 
     fn servers(&self) -> Vec<Program> {
         let ours = self.ours.clone().map(|binary| Program::Ours { binary });
-        let distribution = self.distribution.clone().map(|binary| Program::Distribution { binary });
+        let distribution = self
+            .distribution
+            .clone()
+            .map(|binary| Program::Distribution { binary });
         let zot = self.zot.clone().map(|binary| Program::Zot { binary });
         [ours, distribution, zot].into_iter().flatten().collect()
     }
@@ -358,9 +465,15 @@ struct Workspace {
 
 impl Workspace {
     fn new(medium: &Path, name: &'static str) -> io::Result<Self> {
-        let root = medium.join(format!("provisioner-controller-bench-{}", std::process::id()));
+        let root = medium.join(format!(
+            "provisioner-controller-bench-{}",
+            std::process::id()
+        ));
         fs::create_dir_all(&root)?;
-        Ok(Self { name, root: root.canonicalize()? })
+        Ok(Self {
+            name,
+            root: root.canonicalize()?,
+        })
     }
 
     /// An empty folder: a part leaves nothing to the next.

@@ -106,13 +106,22 @@ impl Report {
     }
 
     pub fn resident_peak(&mut self, medium: &'static str, target: &'static str, bytes: u64) {
-        self.other.push(json!({ "row": "peak RSS", "medium": medium, "target": target, "bytes": bytes }));
+        self.other
+            .push(json!({ "row": "peak RSS", "medium": medium, "target": target, "bytes": bytes }));
     }
 
     /// One line per row, one column per server, and a verdict on ours.
-    pub fn throughput_table(&mut self, medium: &str, rows: impl Iterator<Item = (&'static str, f64)>) {
+    pub fn throughput_table(
+        &mut self,
+        medium: &str,
+        rows: impl Iterator<Item = (&'static str, f64)>,
+    ) {
         let mut targets: Vec<&str> = Vec::new();
-        for sample in self.throughput.iter().filter(|sample| sample.medium == medium) {
+        for sample in self
+            .throughput
+            .iter()
+            .filter(|sample| sample.medium == medium)
+        {
             if !targets.contains(&sample.target) {
                 targets.push(sample.target);
             }
@@ -128,7 +137,9 @@ impl Report {
             table += &format!("| {row} |");
             for target in &targets {
                 let of = |name: &str| -> Vec<&Sample> {
-                    let here = |sample: &&Sample| sample.medium == medium && sample.row == row && sample.target == name;
+                    let here = |sample: &&Sample| {
+                        sample.medium == medium && sample.row == row && sample.target == name
+                    };
                     self.throughput.iter().filter(here).collect()
                 };
                 let (samples, floor) = (of(target), of("floor"));
@@ -137,14 +148,18 @@ impl Report {
                 table += &format!(" {cpu:.3}, {:.2}", speed.median);
                 if *target != "floor" {
                     let ratios = samples.iter().zip(&floor).map(|(sample, floor)| {
-                        assert_eq!(sample.round, floor.round, "a ratio is taken inside one round");
+                        assert_eq!(
+                            sample.round, floor.round,
+                            "a ratio is taken inside one round"
+                        );
                         sample.cpu_per_gib() / floor.cpu_per_gib()
                     });
                     let ratio = Spread::of(ratios);
                     table += &format!("; **x{ratio:.2}**");
                     if *target == "ours" {
                         let what = format!("{row}, {medium}: CPU/GiB as a multiple of the floor's");
-                        self.verdicts.push(verdict(&what, ratio.median, Limit::AtMost(limit)));
+                        self.verdicts
+                            .push(verdict(&what, ratio.median, Limit::AtMost(limit)));
                     }
                 }
                 table += " |";
@@ -154,22 +169,47 @@ impl Report {
         table += "| peak RSS, MiB |";
         for target in &targets {
             let peak = self.other.iter().find(|value| {
-                value["row"] == "peak RSS" && value["medium"] == medium && value["target"] == *target
+                value["row"] == "peak RSS"
+                    && value["medium"] == medium
+                    && value["target"] == *target
             });
-            let bytes = peak.and_then(|value| value["bytes"].as_f64()).unwrap_or(f64::NAN);
+            let bytes = peak
+                .and_then(|value| value["bytes"].as_f64())
+                .unwrap_or(f64::NAN);
             table += &format!(" {:.1} |", bytes / MIB);
         }
         self.tables += &table;
         self.tables += "\n";
     }
 
-    pub fn commit(&mut self, row: &str, target: &'static str, round: usize, wait: Duration, counts: bool) {
+    pub fn commit(
+        &mut self,
+        row: &str,
+        target: &'static str,
+        round: usize,
+        wait: Duration,
+        counts: bool,
+    ) {
         let milliseconds = wait.as_secs_f64() * 1e3;
-        self.commits.push(CommitSample { row: row.to_owned(), target, round, milliseconds, counts });
+        self.commits.push(CommitSample {
+            row: row.to_owned(),
+            target,
+            round,
+            milliseconds,
+            counts,
+        });
     }
 
-    pub fn commit_table(&mut self, row: &str, limit: Duration, counted: usize, rounds: usize, size_bytes: u64) {
-        self.tables += &format!("\n{row} ({size_bytes} bytes), ms, {counted} of {rounds} rounds count:\n\n");
+    pub fn commit_table(
+        &mut self,
+        row: &str,
+        limit: Duration,
+        counted: usize,
+        rounds: usize,
+        size_bytes: u64,
+    ) {
+        self.tables +=
+            &format!("\n{row} ({size_bytes} bytes), ms, {counted} of {rounds} rounds count:\n\n");
         let mut targets: Vec<&str> = Vec::new();
         for sample in self.commits.iter().filter(|sample| sample.row == row) {
             if !targets.contains(&sample.target) {
@@ -181,7 +221,12 @@ impl Report {
                 let here = move |sample: &&CommitSample| {
                     sample.row == row && sample.target == target && (all || sample.counts)
                 };
-                Spread::of(self.commits.iter().filter(here).map(|sample| sample.milliseconds))
+                Spread::of(
+                    self.commits
+                        .iter()
+                        .filter(here)
+                        .map(|sample| sample.milliseconds),
+                )
             };
             let (counting, all) = (of(false), of(true));
             self.tables += &format!("- {target}: {counting:.1}; all rounds {all:.1}\n");
@@ -198,8 +243,12 @@ impl Report {
     }
 
     pub fn beside_verdict(&mut self, target: &str) {
-        let rounds: Vec<Round> =
-            self.besides.iter().filter(|(name, _)| *name == target).map(|(_, round)| *round).collect();
+        let rounds: Vec<Round> = self
+            .besides
+            .iter()
+            .filter(|(name, _)| *name == target)
+            .map(|(_, round)| *round)
+            .collect();
         let spread = |figure: fn(&Round) -> f64| Spread::of(rounds.iter().map(figure));
         let kept = spread(|round| round.cold.hot_gb_per_s / round.warm.hot_gb_per_s);
         let gap = spread(|round| round.cold.hot_gap_max.as_secs_f64() * 1e3);
@@ -215,18 +264,29 @@ impl Report {
         );
         if target == "ours" {
             let what = "hot pull beside cold: of its speed beside an equally fast warm one";
-            self.verdicts.push(verdict(what, kept.median, Limit::AtLeast(0.9)));
+            self.verdicts
+                .push(verdict(what, kept.median, Limit::AtLeast(0.9)));
             let what = "hot pull beside cold: longest gap of all rounds, ms";
-            self.verdicts.push(verdict(what, gap.max, Limit::AtMost(20.0)));
+            self.verdicts
+                .push(verdict(what, gap.max, Limit::AtMost(20.0)));
             let what = "hot pull beside cold: least share that came from the disk";
             let share = spread(|round| round.cold_share);
-            self.verdicts.push(verdict(what, share.min, Limit::AtLeast(0.9)));
+            self.verdicts
+                .push(verdict(what, share.min, Limit::AtLeast(0.9)));
         }
     }
 
-    pub fn idle(&mut self, target: &'static str, connections: usize, grown_bytes: u64, limit_kib: Limit) {
+    pub fn idle(
+        &mut self,
+        target: &'static str,
+        connections: usize,
+        grown_bytes: u64,
+        limit_kib: Limit,
+    ) {
         let kib_each = grown_bytes as f64 / 1024.0 / connections as f64;
-        self.tables += &format!("\n{connections} idle connections, {target}: RSS grows by {kib_each:.2} KiB each\n");
+        self.tables += &format!(
+            "\n{connections} idle connections, {target}: RSS grows by {kib_each:.2} KiB each\n"
+        );
         self.other.push(json!({
             "row": "idle connections", "target": target, "connections": connections, "grown_bytes": grown_bytes,
         }));
@@ -264,7 +324,13 @@ impl Report {
         fs::create_dir_all(folder)?;
         let stem = format!("{}-{}", self.date, self.commit);
         let path = (1..)
-            .map(|number| if number == 1 { stem.clone() } else { format!("{stem}.{number}") })
+            .map(|number| {
+                if number == 1 {
+                    stem.clone()
+                } else {
+                    format!("{stem}.{number}")
+                }
+            })
             .map(|name| folder.join(name))
             .find(|path| !with_suffix(path, "json").exists())
             .expect("numbers do not run out");
@@ -336,14 +402,22 @@ impl Spread {
             _ => (values[middle - 1] + values[middle]) / 2.0,
         };
         let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
-        Self { median, min: end(values.first()), max: end(values.last()) }
+        Self {
+            median,
+            min: end(values.first()),
+            max: end(values.last()),
+        }
     }
 }
 
 impl std::fmt::Display for Spread {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digits = out.precision().unwrap_or(2);
-        write!(out, "{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max)
+        write!(
+            out,
+            "{:.digits$} ({:.digits$}-{:.digits$})",
+            self.median, self.min, self.max
+        )
     }
 }
 
@@ -352,7 +426,10 @@ fn verdict(what: &str, figure: f64, limit: Limit) -> String {
         Limit::AtMost(most) => (figure <= most, format!("at most {most}")),
         Limit::AtLeast(least) => (figure >= least, format!("at least {least}")),
     };
-    format!("{} {what}: {figure:.2}, {limit}", if met { "MET   " } else { "MISSED" })
+    format!(
+        "{} {what}: {figure:.2}, {limit}",
+        if met { "MET   " } else { "MISSED" }
+    )
 }
 
 pub fn gib(bytes: u64) -> String {
@@ -370,14 +447,24 @@ fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(": ")).map_or("?", |(_, value)| value).to_owned()
+        line.and_then(|line| line.split_once(": "))
+            .map_or("?", |(_, value)| value)
+            .to_owned()
     };
-    format!("{} (family {}, model {})", value("model name"), value("cpu family"), value("model\t"))
+    format!(
+        "{} (family {}, model {})",
+        value("model name"),
+        value("cpu family"),
+        value("model\t")
+    )
 }
 
 fn memory_mib() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().next().and_then(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    let kib = text
+        .lines()
+        .next()
+        .and_then(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     kib.unwrap_or(0) / 1024
 }
 
@@ -394,17 +481,33 @@ fn file_system(folder: &Path) -> String {
 
 fn commit(repository: &Path) -> String {
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(repository).args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(repository)
+            .args(arguments)
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let name = git(&["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(|| "unknown".into());
     // Results of earlier runs do not change what is measured.
-    let changed = git(&["status", "--porcelain", "--", ".", ":!benches/results"]).unwrap_or_default();
-    if changed.is_empty() { name } else { format!("{name}-changed") }
+    let changed =
+        git(&["status", "--porcelain", "--", ".", ":!benches/results"]).unwrap_or_default();
+    if changed.is_empty() {
+        name
+    } else {
+        format!("{name}-changed")
+    }
 }
 
 /// Today in UTC as `2026-11-24`; asked of `date`, as the calendar is no part of a bench.
 fn today() -> String {
     let output = Command::new("date").args(["-u", "+%F"]).output();
-    output.map_or_else(|_| "undated".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.map_or_else(
+        |_| "undated".into(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
 }

@@ -22,11 +22,20 @@ const START_MAX: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub enum Program {
     /// `benches/floor.rs`, which answers every GET with `pull_file`.
-    Floor { binary: PathBuf, pull_file: PathBuf },
-    Ours { binary: PathBuf },
+    Floor {
+        binary: PathBuf,
+        pull_file: PathBuf,
+    },
+    Ours {
+        binary: PathBuf,
+    },
     /// CNCF distribution 3.
-    Distribution { binary: PathBuf },
-    Zot { binary: PathBuf },
+    Distribution {
+        binary: PathBuf,
+    },
+    Zot {
+        binary: PathBuf,
+    },
 }
 
 pub struct Target {
@@ -48,11 +57,24 @@ impl Target {
         let log = File::create(home.join("log"))?;
         command.stdin(Stdio::null()).stderr(log.try_clone()?);
         let is_floor = matches!(program, Program::Floor { .. });
-        command.stdout(if is_floor { Stdio::piped() } else { Stdio::from(log) });
+        command.stdout(if is_floor {
+            Stdio::piped()
+        } else {
+            Stdio::from(log)
+        });
         let child = spawn_on(command, SERVER_CORE)?;
-        let mut target = Self { name, address, storage, child };
+        let mut target = Self {
+            name,
+            address,
+            storage,
+            child,
+        };
         if is_floor {
-            let stdout = target.child.stdout.take().expect("stdout was asked for as a pipe");
+            let stdout = target
+                .child
+                .stdout
+                .take()
+                .expect("stdout was asked for as a pipe");
             let mut line = String::new();
             BufReader::new(stdout).read_line(&mut line)?;
             if line.trim() != "ready" {
@@ -82,7 +104,10 @@ impl Target {
     /// `/proc/PID/stat` says the same in ticks of 10 ms, a tenth of what a pull of a GiB costs.
     pub fn cpu(&self) -> io::Result<Duration> {
         let mut clock: libc::clockid_t = 0;
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         #[expect(unsafe_code, reason = "rustix reads no clock of another process")]
         // SAFETY: both calls write only into the local that they are given a pointer to.
         let failed = unsafe {
@@ -111,7 +136,8 @@ impl Target {
 
     /// The file in which this server keeps the blob, whatever its layout.
     pub fn blob_file(&self, hex: &str) -> io::Result<PathBuf> {
-        find(&self.storage, hex)?.ok_or_else(|| io::Error::other(format!("{} has no file of {hex}", self.name)))
+        find(&self.storage, hex)?
+            .ok_or_else(|| io::Error::other(format!("{} has no file of {hex}", self.name)))
     }
 
     /// Removes the blob behind the server's back: rounds shall not fill the medium, and no rival collects by call.
@@ -121,7 +147,8 @@ impl Target {
 
     fn status_bytes(&self, name: &str) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let kib = field(&status, name).ok_or_else(|| io::Error::other(format!("no {name} in /proc/PID/status")))?;
+        let kib = field(&status, name)
+            .ok_or_else(|| io::Error::other(format!("no {name} in /proc/PID/status")))?;
         Ok(kib * 1024)
     }
 
@@ -132,15 +159,24 @@ impl Target {
     fn wait_until_it_answers(&mut self, home: &Path) -> io::Result<()> {
         let begin = Instant::now();
         loop {
-            if Connection::open(self.address).and_then(|mut connection| connection.get("/v2/", |_| {})).is_ok() {
+            if Connection::open(self.address)
+                .and_then(|mut connection| connection.get("/v2/", |_| {}))
+                .is_ok()
+            {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
                 let log = fs::read_to_string(home.join("log")).unwrap_or_default();
-                return Err(io::Error::other(format!("{} ended at its start: {status}\n{log}", self.name)));
+                return Err(io::Error::other(format!(
+                    "{} ended at its start: {status}\n{log}",
+                    self.name
+                )));
             }
             if begin.elapsed() > START_MAX {
-                return Err(io::Error::other(format!("{} does not answer on {}", self.name, self.address)));
+                return Err(io::Error::other(format!(
+                    "{} does not answer on {}",
+                    self.name, self.address
+                )));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -170,7 +206,10 @@ impl Program {
         match self {
             Self::Floor { binary, pull_file } => {
                 command = Command::new(binary);
-                command.arg(address.port().to_string()).arg(pull_file).arg(storage);
+                command
+                    .arg(address.port().to_string())
+                    .arg(pull_file)
+                    .arg(storage);
             }
             Self::Ours { binary } => {
                 command = Command::new(binary);
@@ -185,7 +224,10 @@ impl Program {
                 fs::write(&configuration, distribution_configuration(storage, address))?;
                 command = Command::new(binary);
                 command.arg("serve").arg(configuration);
-                command.env_clear().env("OTEL_TRACES_EXPORTER", "none").env("GOMAXPROCS", "1");
+                command
+                    .env_clear()
+                    .env("OTEL_TRACES_EXPORTER", "none")
+                    .env("GOMAXPROCS", "1");
             }
             Self::Zot { binary } => {
                 let configuration = home.join("config.json");
@@ -226,7 +268,10 @@ fn spawn_on(mut command: Command, core: usize) -> io::Result<Child> {
             .spawn(move || {
                 pin_to(core)?;
                 command.spawn().map_err(|error| {
-                    io::Error::other(format!("{}: {error}", command.get_program().to_string_lossy()))
+                    io::Error::other(format!(
+                        "{}: {error}",
+                        command.get_program().to_string_lossy()
+                    ))
                 })
             })
             .join()
@@ -252,9 +297,16 @@ fn find(folder: &Path, hex: &str) -> io::Result<Option<PathBuf>> {
         let is_folder = entry.file_type()?.is_dir();
         let mut found = None;
         if entry.file_name() == hex {
-            let path = if is_folder { entry.path().join("data") } else { entry.path() };
+            let path = if is_folder {
+                entry.path().join("data")
+            } else {
+                entry.path()
+            };
             // Markers of membership carry the digest as their name too, and are all but empty.
-            found = path.metadata().is_ok_and(|metadata| metadata.len() > 4096).then_some(path);
+            found = path
+                .metadata()
+                .is_ok_and(|metadata| metadata.len() > 4096)
+                .then_some(path);
         }
         if found.is_none() && is_folder {
             found = find(&entry.path(), hex)?;

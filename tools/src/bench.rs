@@ -15,7 +15,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> io::Result<ExitStat
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .current_dir(&root)
-        .args(["build", "--release", "--package", "provisioner-controller", "--bin", "provisioner-controller"])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "provisioner-controller",
+            "--bin",
+            "provisioner-controller",
+        ])
         .args(["--example", "floor", "--example", "transfer"])
         .status()?;
     if !built.success() {
@@ -23,6 +30,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> io::Result<ExitStat
     }
     // This program was built by the same cargo into the same folder.
     let release = std::env::current_exe()?;
-    let transfer = release.parent().unwrap_or(Path::new(".")).join("examples/transfer");
-    Command::new(transfer).current_dir(&root).args(arguments).status()
+    let transfer = release
+        .parent()
+        .unwrap_or(Path::new("."))
+        .join("examples/transfer");
+    Command::new(transfer)
+        .current_dir(&root)
+        .args(arguments)
+        .status()
 }
