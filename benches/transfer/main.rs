@@ -34,6 +34,7 @@ const COMMIT_ROUNDS: usize = 5;
 /// A round in which even the bare write-behind loop ends later tells of the disk, not of the server.
 const COMMIT_FLOOR_MAX: Duration = Duration::from_millis(50);
 const IDLE_CONNECTIONS: usize = 1000;
+const FOLDER_PREFIX: &str = "provisioner-controller-bench-";
 
 #[derive(Parser)]
 #[command(
@@ -465,10 +466,9 @@ struct Workspace {
 
 impl Workspace {
     fn new(medium: &Path, name: &'static str) -> io::Result<Self> {
-        let root = medium.join(format!(
-            "provisioner-controller-bench-{}",
-            std::process::id()
-        ));
+        fs::create_dir_all(medium)?;
+        remove_abandoned(medium)?;
+        let root = medium.join(format!("{FOLDER_PREFIX}{}-{name}", std::process::id()));
         fs::create_dir_all(&root)?;
         Ok(Self {
             name,
@@ -508,6 +508,24 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.root);
     }
+}
+
+/// A run that was killed leaves a GiB behind, in memory at that; the next run takes it away.
+fn remove_abandoned(medium: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(medium)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(FOLDER_PREFIX));
+        let Some((process, _)) = owner.and_then(|owner| owner.split_once('-')) else {
+            continue;
+        };
+        if !Path::new("/proc").join(process).exists() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// A thousand connections at both ends need more than the usual soft limit; servers inherit it.
