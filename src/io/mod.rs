@@ -87,6 +87,8 @@ pub struct Stat {
     pub size_bytes: u64,
     pub modified: SystemTime,
     pub is_folder: bool,
+    /// Nobody has the right to write: [`File::make_read_only`] was here.
+    pub is_read_only: bool,
 }
 
 /// The clock, tasks, names and sockets that one core works with.

@@ -225,6 +225,7 @@ impl Io for UringIo {
                 size_bytes: meta.len(),
                 modified: meta.modified()?,
                 is_folder: meta.is_dir(),
+                is_read_only: meta.permissions().readonly(),
             })),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),

@@ -1,0 +1,167 @@
+//! Blobs: opening, adopting what an upload verified, letting a repository's go.
+//!
+//! The order of [`Store::adopt`], each step durable before the next begins:
+//! 1. the content (synced by [`UploadWriter::finish`](super::UploadWriter::finish)),
+//! 2. its name under `blobs/` and the folder,
+//! 3. the repository's member file and its folder.
+//!
+//! Only then may a 201 be answered. A crash after 1 leaves an upload to be cleaned up, after 2 a
+//! blob no repository serves; both are invisible, and neither is in the way of the next push.
+
+use std::collections::HashMap;
+
+use super::catalog::Member;
+use super::{Store, StoreError, VerifiedUpload};
+use crate::io::{File, Io, Open};
+use crate::oci::{Digest, RepositoryName};
+
+/// An open blob. It outlives its name, so reading needs no lease.
+#[derive(Debug, Clone)]
+pub struct BlobReader<F> {
+    pub file: F,
+    pub size_bytes: u64,
+}
+
+impl<I: Io> Store<I> {
+    /// The blob, if this repository holds it.
+    pub async fn open_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<BlobReader<I::File>>, StoreError> {
+        if !self.holds_blob(name, digest).await? {
+            return Ok(None);
+        }
+        self.open_content(digest).await
+    }
+
+    /// The blob's size, if this repository holds it.
+    pub async fn stat_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, StoreError> {
+        if !self.holds_blob(name, digest).await? {
+            return Ok(None);
+        }
+        self.stat_content(digest).await
+    }
+
+    /// Makes a verified upload a blob of its repository. Durable on return.
+    pub async fn adopt(&self, upload: VerifiedUpload) -> Result<(), StoreError> {
+        let path = self.layout().blob(&upload.digest);
+        // The name may be there already, with the same content: pushed twice, or by two clients
+        // at once. The rename is then a replacement of equals.
+        let is_new = self.stat_content(&upload.digest).await?.is_none();
+        let data = self.layout().upload_data(upload.id);
+        self.io
+            .rename(&data, &path)
+            .await
+            .map_err(StoreError::io("rename to", &path))?;
+        self.sync_folder(&self.layout().blobs(upload.digest.algorithm()))
+            .await?;
+        if is_new {
+            self.shared.usage.added(upload.digest, upload.size_bytes);
+        }
+        let joined = self.join_blob(&upload.repository, &upload.digest).await;
+        // The session is over either way; what it leaves behind is not waited for.
+        self.remove_upload_files(upload.id);
+        joined
+    }
+
+    async fn join_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
+        let repository = self.make_repository(name).await?;
+        let _turn = repository.turn.lock().await;
+        self.join(
+            &repository,
+            name,
+            digest,
+            Member {
+                blob: true,
+                manifest: None,
+            },
+        )
+        .await
+    }
+
+    /// Takes the blob from this repository; `false` if it was not there. Its content stays while
+    /// others hold it. Durable on return.
+    pub async fn delete_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let Some(repository) = self.repository(name).await? else {
+            return Ok(false);
+        };
+        let _turn = repository.turn.lock().await;
+        let Some(member) = self.member(&repository, name, digest).await? else {
+            return Ok(false);
+        };
+        if !member.blob || self.stat_content(digest).await?.is_none() {
+            return Ok(false);
+        }
+        let rest = Member {
+            blob: false,
+            manifest: member.manifest,
+        };
+        self.leave(&repository, name, digest, rest).await?;
+        Ok(true)
+    }
+
+    /// Which of `digests` this repository cannot serve, as blob or as manifest.
+    pub(super) async fn missing_among(
+        &self,
+        name: &RepositoryName,
+        digests: impl Iterator<Item = &Digest>,
+    ) -> Result<HashMap<Digest, bool>, StoreError> {
+        let mut missing = HashMap::new();
+        let repository = self.repository(name).await?;
+        for digest in digests {
+            if missing.contains_key(digest) {
+                continue;
+            }
+            let is_member = match &repository {
+                Some(repository) => self.member(repository, name, digest).await?.is_some(),
+                None => false,
+            };
+            let is_there = is_member && self.stat_content(digest).await?.is_some();
+            missing.insert(*digest, !is_there);
+        }
+        Ok(missing)
+    }
+
+    async fn holds_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
+        let Some(repository) = self.repository(name).await? else {
+            return Ok(false);
+        };
+        let member = self.member(&repository, name, digest).await?;
+        Ok(member.is_some_and(|member| member.blob))
+    }
+
+    /// The content, whoever holds it.
+    pub(super) async fn open_content(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<BlobReader<I::File>>, StoreError> {
+        let path = self.layout().blob(digest);
+        match self.io.open(&path, Open::Read).await {
+            Ok(file) => {
+                let size_bytes = file.size_bytes().map_err(StoreError::io("stat", &path))?;
+                Ok(Some(BlobReader { file, size_bytes }))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path)(error)),
+        }
+    }
+
+    pub(super) async fn stat_content(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let path = self.layout().blob(digest);
+        let found = self
+            .io
+            .stat(&path)
+            .await
+            .map_err(StoreError::io("stat", &path))?;
+        Ok(found.map(|stat| stat.size_bytes))
+    }
+}

@@ -1,0 +1,655 @@
+//! Upload sessions: hashed and written while the bytes arrive, durable up to a checkpoint.
+//!
+//! A writer keeps one write in flight while the next buffer fills, pushes dirty pages to the
+//! disk behind itself ([`FLUSH_STEP_BYTES`], never more than [`FLUSH_WINDOW_BYTES`] behind), and
+//! makes a checkpoint when a request ends or breaks and every so often inside one. So the end of
+//! a push finds next to nothing left to sync, whatever its size, and a crash costs at most what
+//! came since the last checkpoint.
+//!
+//! The order of a checkpoint: the writes it counts have returned, the data is synced, then the
+//! block with offset and hash state is written over the older of two and synced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+
+use super::catalog::{Take, Upload, WriterLease};
+use super::checkpoint::{Checkpoint, session_file};
+use super::layout::UploadId;
+use super::{Store, StoreError, recovery};
+use crate::hash::{HashState, Hasher};
+use crate::io::{Buffer, File, Io, Moment, Open};
+use crate::oci::{Algorithm, Digest, RepositoryName};
+
+/// Dirty bytes after which write-back of them is started.
+pub const FLUSH_STEP_BYTES: u64 = 8 << 20;
+/// Bytes behind the newest write that must have reached the disk before more is taken.
+pub const FLUSH_WINDOW_BYTES: u64 = 64 << 20;
+/// Bytes between checkpoints inside a request.
+pub const CHECKPOINT_BYTES: u64 = 128 << 20;
+/// Time between checkpoints inside a request.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes set aside at a time for a body of unknown length.
+const RESERVE_STEP_BYTES: u64 = 64 << 20;
+/// A writer whose client has been silent for so long can be taken over from.
+pub const TAKEOVER_AFTER: Duration = Duration::from_secs(2);
+/// How long a second writer waits for a first that is making progress.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// How long a status request waits for a writer that may be about to let go.
+const STATUS_WAIT: Duration = Duration::from_millis(250);
+/// Bytes read at a time where a digest was asked for that was not announced.
+const REHASH_STEP_BYTES: usize = 4 << 20;
+
+/// What one request intends to write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Intent {
+    /// Where the client says its bytes begin.
+    pub offset_bytes: Option<u64>,
+    /// How many it says there are.
+    pub length_bytes: Option<u64>,
+    /// The algorithm of the digest it has announced.
+    pub algorithm: Option<Algorithm>,
+}
+
+/// A finished upload whose content hashes to `digest` and is durable under its upload's name.
+#[derive(Debug)]
+pub struct VerifiedUpload {
+    pub(super) id: UploadId,
+    pub(super) repository: RepositoryName,
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+}
+
+impl VerifiedUpload {
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+/// What finishing came to.
+pub type Finish = Result<VerifiedUpload, StoreError>;
+
+impl<I: Io> Store<I> {
+    /// Opens an upload session in `repository`, hashing with `algorithms`.
+    ///
+    /// The session survives the death of this process from here on, and a power cut from its
+    /// first checkpoint on.
+    pub async fn start_upload(
+        &self,
+        repository: &RepositoryName,
+        algorithms: &[Algorithm],
+    ) -> Result<UploadId, StoreError> {
+        let id = self.fresh_id();
+        let checkpoint = Checkpoint::start(algorithms);
+        let folder = self.layout().upload(id);
+        self.make_folder(&folder).await?;
+        let path = self.layout().upload_session(id);
+        let written = self
+            .io
+            .write_new(&path, session_file(repository, &checkpoint))
+            .await;
+        if let Err(error) = written {
+            self.remove_upload_files(id);
+            return Err(StoreError::io("write", &path)(error));
+        }
+        let upload = Upload::new(repository.clone(), checkpoint, self.io.now());
+        self.catalog().add_upload(id, upload);
+        Ok(id)
+    }
+
+    /// The durable length of an upload. Errors: `UploadUnknown`.
+    pub async fn upload_status(
+        &self,
+        repository: &RepositoryName,
+        id: UploadId,
+    ) -> Result<u64, StoreError> {
+        let upload = self.find_upload(repository, id)?;
+        upload.touch(self.io.now());
+        // A client that was cut asks at once, when its old connection may still be parking what
+        // it received: a moment's wait saves sending that again.
+        let deadline = self.io.now() + STATUS_WAIT;
+        while upload.is_written() && self.io.now() < deadline {
+            let changed = upload.listen();
+            if upload.is_written() {
+                self.wait_until(changed, deadline).await;
+            }
+        }
+        self.find_upload(repository, id)?;
+        Ok(upload.durable_offset_bytes())
+    }
+
+    /// Ends an upload and removes its bytes. Errors: `UploadUnknown`, `UploadBusy`.
+    pub async fn cancel_upload(
+        &self,
+        repository: &RepositoryName,
+        id: UploadId,
+    ) -> Result<(), StoreError> {
+        let upload = self.find_upload(repository, id)?;
+        let (lease, _) = self.take_writer(&upload).await?;
+        upload.end_by(&lease);
+        self.catalog().remove_upload(id);
+        recovery::remove_files(&self.io, self.layout(), id).await
+    }
+
+    /// Removes uploads nobody has touched for `idle`, and says how many.
+    pub async fn expire_uploads(&self, idle: Duration) -> usize {
+        let mut expired = 0;
+        for id in self.catalog().idle_uploads(self.io.now(), idle) {
+            let Some(upload) = self.catalog().upload(id) else {
+                continue;
+            };
+            if upload.try_end() && self.catalog().remove_upload(id) {
+                expired += 1;
+                tracing::info!(upload = %id, repository = %upload.repository, "idle upload removed");
+                if let Err(error) = recovery::remove_files(&self.io, self.layout(), id).await {
+                    tracing::warn!(%error, "an expired upload left files behind");
+                }
+            }
+        }
+        expired
+    }
+
+    /// Becomes the writer of an upload, at its durable offset.
+    ///
+    /// Errors: `UploadUnknown`; `UploadBusy` while another writer makes progress;
+    /// `ChunkOutOfOrder`, `TooLarge` and `StorageFull` before anything has changed.
+    pub async fn write_upload(
+        &self,
+        repository: &RepositoryName,
+        id: UploadId,
+        intent: Intent,
+    ) -> Result<UploadWriter<I>, StoreError> {
+        let upload = self.find_upload(repository, id)?;
+        let (lease, durable) = self.take_writer(&upload).await?;
+        let opened = self.open_writer(id, &upload, &lease, durable, intent).await;
+        if opened.is_err() {
+            upload.release(&lease, self.io.now());
+        }
+        opened
+    }
+
+    async fn open_writer(
+        &self,
+        id: UploadId,
+        upload: &Arc<Upload>,
+        lease: &Arc<WriterLease>,
+        durable: Checkpoint,
+        intent: Intent,
+    ) -> Result<UploadWriter<I>, StoreError> {
+        let expected = durable.offset_bytes;
+        if let Some(received) = intent.offset_bytes
+            && received != expected
+        {
+            return Err(StoreError::ChunkOutOfOrder { expected, received });
+        }
+        let blob_bytes_max = self.shared.config.blob_bytes_max;
+        if let (Some(bytes_max), Some(length)) = (blob_bytes_max, intent.length_bytes)
+            && expected.saturating_add(length) > bytes_max
+        {
+            return Err(StoreError::TooLarge { bytes_max });
+        }
+        let path = self.layout().upload_data(id);
+        let file = match self.io.open(&path, Open::Write).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && expected == 0 => {
+                self.io.open(&path, Open::CreateNew).await
+            }
+            opened => opened,
+        };
+        let file = file.map_err(StoreError::io("open", &path))?;
+        // A writer before us may have left bytes that no checkpoint counts.
+        if file.size_bytes().map_err(StoreError::io("stat", &path))? != expected {
+            file.set_len(expected)
+                .await
+                .map_err(StoreError::io("truncate", &path))?;
+        }
+        let mut hasher = restore(&durable.hash, &path)?;
+        if let Some(algorithm) = intent.algorithm
+            && expected == 0
+        {
+            hasher = Hasher::new(&[algorithm]);
+        }
+        let now = self.io.now();
+        let mut writer = UploadWriter {
+            store: self.clone(),
+            id,
+            upload: upload.clone(),
+            lease: lease.clone(),
+            file,
+            hasher,
+            offset_bytes: expected,
+            reserved_bytes: expected,
+            flushed_bytes: expected,
+            checkpoint: durable,
+            checkpoint_at: now,
+            write: None,
+            flush: None,
+            checkpointing: None,
+            failed: false,
+        };
+        if let Some(length) = intent.length_bytes {
+            writer.reserve(expected + length).await?;
+        }
+        Ok(writer)
+    }
+
+    /// Waits for the writer's place: until it is free, or its holder can be fenced.
+    async fn take_writer(
+        &self,
+        upload: &Arc<Upload>,
+    ) -> Result<(Arc<WriterLease>, Checkpoint), StoreError> {
+        let busy_until = self.io.now() + BUSY_WAIT;
+        loop {
+            let changed = upload.listen();
+            let now = self.io.now();
+            let holder = match upload.try_take(now) {
+                Take::Taken(lease, durable) => return Ok((lease, durable)),
+                Take::Ended => return Err(StoreError::UploadUnknown),
+                Take::Held(holder) => holder,
+            };
+            let stalled = holder.stalled_for(now);
+            if stalled >= TAKEOVER_AFTER {
+                holder.fence().await;
+                upload.release(&holder, self.io.now());
+                continue;
+            }
+            if stalled < Duration::from_millis(500) && now >= busy_until {
+                let offset_bytes = upload.durable_offset_bytes();
+                return Err(StoreError::UploadBusy { offset_bytes });
+            }
+            self.wait_until(changed, now + Duration::from_millis(100))
+                .await;
+        }
+    }
+
+    fn find_upload(
+        &self,
+        repository: &RepositoryName,
+        id: UploadId,
+    ) -> Result<Arc<Upload>, StoreError> {
+        let upload = self.catalog().upload(id);
+        upload
+            .filter(|upload| upload.repository == *repository)
+            .ok_or(StoreError::UploadUnknown)
+    }
+
+    async fn wait_until(&self, changed: event_listener::EventListener, deadline: Moment) {
+        let deadline = std::pin::pin!(self.io.sleep_until(deadline));
+        futures_util::future::select(changed, deadline).await;
+    }
+
+    /// Removes an upload's files in the background; what a crash leaves of them is removed at
+    /// the next start.
+    pub(super) fn remove_upload_files(&self, id: UploadId) {
+        let (io, layout) = (self.io.clone(), self.layout().clone());
+        self.io.spawn(async move {
+            if let Err(error) = recovery::remove_files(&io, &layout, id).await {
+                tracing::warn!(%error, "an ended upload left files behind");
+            }
+        });
+    }
+}
+
+fn restore(state: &HashState, path: &std::path::Path) -> Result<Hasher, StoreError> {
+    Hasher::restore(state).map_err(|error| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string());
+        StoreError::Io {
+            operation: "restore the hash of",
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+type Pending<T> = Option<oneshot::Receiver<T>>;
+
+/// The one that writes to an upload. Ends with [`park`](Self::park) or [`finish`](Self::finish);
+/// one that is dropped instead leaves the upload at its last checkpoint.
+pub struct UploadWriter<I: Io> {
+    store: Store<I>,
+    id: UploadId,
+    upload: Arc<Upload>,
+    lease: Arc<WriterLease>,
+    file: I::File,
+    hasher: Hasher,
+    /// Bytes hashed and handed to the file.
+    offset_bytes: u64,
+    reserved_bytes: u64,
+    flushed_bytes: u64,
+    /// The newest checkpoint, durable or on its way.
+    checkpoint: Checkpoint,
+    checkpoint_at: Moment,
+    write: Pending<(std::io::Result<()>, Buffer)>,
+    flush: Pending<std::io::Result<()>>,
+    checkpointing: Pending<Result<(), StoreError>>,
+    failed: bool,
+}
+
+impl<I: Io> UploadWriter<I> {
+    pub fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// Bytes taken so far.
+    pub fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
+    /// Notes that the client has sent something, so that nobody takes over.
+    pub fn progressed(&self) {
+        self.lease.progressed(self.store.io.now());
+    }
+
+    /// Hashes `buffer` and begins to write it at the upload's end. Durable only after
+    /// [`park`](Self::park) or [`finish`](Self::finish).
+    ///
+    /// Errors: `StorageFull`, `TooLarge`, `Fenced`; what is durable does not change.
+    /// Spec: distribution-spec 1.1.1, "Pushing a blob in chunks" (end-5).
+    pub async fn append(&mut self, buffer: Buffer) -> Result<(), StoreError> {
+        self.progressed();
+        let length = buffer.len() as u64;
+        if let Some(bytes_max) = self.store.shared.config.blob_bytes_max
+            && self.offset_bytes + length > bytes_max
+        {
+            return Err(StoreError::TooLarge { bytes_max });
+        }
+        self.hasher.update(buffer.filled());
+        if self.offset_bytes + length > self.reserved_bytes {
+            let end = self.offset_bytes + length.max(RESERVE_STEP_BYTES);
+            self.reserve(end).await?;
+        }
+        self.settle_write().await?;
+        let running = self.lease.begin().ok_or(StoreError::Fenced)?;
+        let write = self.file.write_at(self.offset_bytes, buffer);
+        self.write = Some(self.in_background(async move {
+            let done = write.await;
+            drop(running);
+            done
+        }));
+        self.offset_bytes += length;
+        self.flush_behind().await?;
+        self.checkpoint_if_due().await
+    }
+
+    /// Makes all that was taken durable and lets go of the upload: the next writer begins at
+    /// [`offset_bytes`](Self::offset_bytes). Returns the durable offset.
+    pub async fn park(mut self) -> Result<u64, StoreError> {
+        self.make_durable().await?;
+        Ok(self.offset_bytes)
+    }
+
+    /// Makes all that was taken durable and goes on being the writer.
+    pub async fn make_durable(&mut self) -> Result<(), StoreError> {
+        self.settle_write().await?;
+        self.settle_checkpoint().await?;
+        if self.checkpoint.offset_bytes == self.offset_bytes {
+            return Ok(());
+        }
+        self.begin_checkpoint();
+        self.settle_checkpoint().await
+    }
+
+    /// Ends the upload: all of it durable, and `claimed` the digest of it.
+    ///
+    /// Costs nothing in proportion to the blob, unless `claimed` is of an algorithm that nobody
+    /// announced. Errors: `DigestMismatch`, after which the upload is gone.
+    pub async fn finish(mut self, claimed: Digest) -> Finish {
+        self.settle_write().await?;
+        self.settle_checkpoint().await?;
+        let computed = match self.hasher.finish(claimed.algorithm()) {
+            Some(computed) => computed,
+            None => self.hash_again(claimed.algorithm()).await?,
+        };
+        if computed != claimed {
+            self.end();
+            self.store.remove_upload_files(self.id);
+            return Err(StoreError::DigestMismatch { claimed, computed });
+        }
+        let running = self.lease.begin().ok_or(StoreError::Fenced)?;
+        let path = self.store.layout().upload_data(self.id);
+        // Gives back what was set aside beyond the end.
+        self.file
+            .set_len(self.offset_bytes)
+            .await
+            .map_err(StoreError::io("truncate", &path))?;
+        // The mode is synced with the data, and tells recovery that this file is finished.
+        self.file
+            .make_read_only()
+            .await
+            .map_err(StoreError::io("chmod", &path))?;
+        self.sync_data().await?;
+        drop(running);
+        self.end();
+        Ok(VerifiedUpload {
+            id: self.id,
+            repository: self.upload.repository.clone(),
+            digest: claimed,
+            size_bytes: self.offset_bytes,
+        })
+    }
+
+    /// Takes the session out of the catalog: nobody will write to it again.
+    fn end(&mut self) {
+        self.upload.end_by(&self.lease);
+        self.store.catalog().remove_upload(self.id);
+    }
+
+    async fn sync_data(&mut self) -> Result<(), StoreError> {
+        match self.file.sync().await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.store.shared.note_failed_sync();
+                self.end();
+                self.store.remove_upload_files(self.id);
+                Err(StoreError::io(
+                    "sync",
+                    &self.store.layout().upload_data(self.id),
+                )(error))
+            }
+        }
+    }
+
+    async fn reserve(&mut self, end: u64) -> Result<(), StoreError> {
+        if end <= self.reserved_bytes {
+            return Ok(());
+        }
+        let path = self.store.layout().upload_data(self.id);
+        let reserved = self.file.allocate(self.reserved_bytes..end).await;
+        reserved.map_err(StoreError::io("allocate", &path))?;
+        self.reserved_bytes = end;
+        Ok(())
+    }
+
+    async fn settle_write(&mut self) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::Fenced);
+        }
+        let Some(write) = self.write.take() else {
+            return Ok(());
+        };
+        let (done, _buffer) = write.await.expect("background work runs to its end");
+        done.map_err(|error| {
+            // What the file holds beyond the last checkpoint is now unknown.
+            self.failed = true;
+            StoreError::io("write", &self.store.layout().upload_data(self.id))(error)
+        })
+    }
+
+    /// Starts write-back of each full step, one at a time; waiting for the one before is what
+    /// keeps the client from running ahead of the disk.
+    async fn flush_behind(&mut self) -> Result<(), StoreError> {
+        if self.offset_bytes - self.flushed_bytes < FLUSH_STEP_BYTES {
+            return Ok(());
+        }
+        self.settle_write().await?;
+        if let Some(flush) = self.flush.take() {
+            let path = self.store.layout().upload_data(self.id);
+            let done = flush.await.expect("background work runs to its end");
+            done.map_err(StoreError::io("write back", &path))?;
+        }
+        let step = self.flushed_bytes..self.offset_bytes;
+        let settled_end = step.end.saturating_sub(FLUSH_WINDOW_BYTES);
+        let settled = settled_end.saturating_sub(step.end - step.start)..settled_end;
+        let running = self.lease.begin().ok_or(StoreError::Fenced)?;
+        let flush = self.file.flush_range(step, settled);
+        self.flush = Some(self.in_background(async move {
+            let done = flush.await;
+            drop(running);
+            done
+        }));
+        self.flushed_bytes = self.offset_bytes;
+        Ok(())
+    }
+
+    async fn checkpoint_if_due(&mut self) -> Result<(), StoreError> {
+        let now = self.store.io.now();
+        let is_due = self.offset_bytes - self.checkpoint.offset_bytes >= CHECKPOINT_BYTES
+            || now.since(self.checkpoint_at) >= CHECKPOINT_INTERVAL;
+        if !is_due {
+            return Ok(());
+        }
+        self.settle_write().await?;
+        self.settle_checkpoint().await?;
+        self.begin_checkpoint();
+        Ok(())
+    }
+
+    async fn settle_checkpoint(&mut self) -> Result<(), StoreError> {
+        let Some(checkpointing) = self.checkpointing.take() else {
+            return Ok(());
+        };
+        let done = checkpointing
+            .await
+            .expect("background work runs to its end");
+        if let Err(StoreError::Io {
+            operation: "sync", ..
+        }) = &done
+        {
+            self.end();
+            self.store.remove_upload_files(self.id);
+        }
+        done
+    }
+
+    /// Begins a checkpoint of all that has been written; bytes go on arriving meanwhile.
+    fn begin_checkpoint(&mut self) {
+        let first = self.checkpoint.sequence == 0;
+        self.checkpoint = Checkpoint {
+            sequence: self.checkpoint.sequence + 1,
+            offset_bytes: self.offset_bytes,
+            hash: self.hasher.save(),
+        };
+        self.checkpoint_at = self.store.io.now();
+        let work = write_checkpoint(
+            self.store.clone(),
+            self.id,
+            self.upload.clone(),
+            self.lease.clone(),
+            self.file.clone(),
+            self.checkpoint.clone(),
+            first,
+        );
+        self.checkpointing = Some(self.in_background(work));
+    }
+
+    /// The fallback for a digest of an algorithm that was not announced: reads all of it again.
+    async fn hash_again(&self, algorithm: Algorithm) -> Result<Digest, StoreError> {
+        let path = self.store.layout().upload_data(self.id);
+        let mut hasher = Hasher::new(&[algorithm]);
+        let mut offset = 0;
+        while offset < self.offset_bytes {
+            let read = self.file.read_at(offset, REHASH_STEP_BYTES).await;
+            let bytes = read.map_err(StoreError::io("read", &path))?;
+            if bytes.is_empty() {
+                let source = std::io::ErrorKind::UnexpectedEof.into();
+                return Err(StoreError::Io {
+                    operation: "read",
+                    path,
+                    source,
+                });
+            }
+            offset += bytes.len() as u64;
+            hasher = self
+                .store
+                .io
+                .offload(move || {
+                    hasher.update(&bytes);
+                    hasher
+                })
+                .await;
+        }
+        Ok(hasher
+            .finish(algorithm)
+            .expect("it was made for this algorithm"))
+    }
+
+    fn in_background<T: 'static>(
+        &self,
+        work: impl Future<Output = T> + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.store.io.spawn(async move {
+            let _ = sender.send(work.await);
+        });
+        receiver
+    }
+}
+
+impl<I: Io> Drop for UploadWriter<I> {
+    fn drop(&mut self) {
+        let (upload, lease, io) = (
+            self.upload.clone(),
+            self.lease.clone(),
+            self.store.io.clone(),
+        );
+        // What is still running under the lease ends before another may write.
+        if self.write.is_none() && self.flush.is_none() && self.checkpointing.is_none() {
+            upload.release(&lease, io.now());
+            return;
+        }
+        self.store.io.spawn(async move {
+            lease.fence().await;
+            upload.release(&lease, io.now());
+        });
+    }
+}
+
+/// Syncs the data, then records that it is safe. The names the upload lives under are synced
+/// with its first checkpoint.
+async fn write_checkpoint<I: Io>(
+    store: Store<I>,
+    id: UploadId,
+    upload: Arc<Upload>,
+    lease: Arc<WriterLease>,
+    file: I::File,
+    checkpoint: Checkpoint,
+    first: bool,
+) -> Result<(), StoreError> {
+    let _running = lease.begin().ok_or(StoreError::Fenced)?;
+    let layout = store.layout();
+    if let Err(error) = file.sync().await {
+        store.shared.note_failed_sync();
+        return Err(StoreError::io("sync", &layout.upload_data(id))(error));
+    }
+    let path = layout.upload_session(id);
+    let session = store
+        .io
+        .open(&path, Open::Write)
+        .await
+        .map_err(StoreError::io("open", &path))?;
+    let block = checkpoint.to_block();
+    let mut buffer = Buffer::detached(block.len());
+    buffer.extend(&block);
+    let (written, _) = session.write_at(checkpoint.position(), buffer).await;
+    written.map_err(StoreError::io("write", &path))?;
+    if let Err(error) = session.sync().await {
+        store.shared.note_failed_sync();
+        return Err(StoreError::io("sync", &path)(error));
+    }
+    if first {
+        store.sync_folder(&layout.upload(id)).await?;
+        store.sync_folder(&layout.uploads()).await?;
+    }
+    upload.checkpointed(checkpoint, store.io.now());
+    Ok(())
+}
