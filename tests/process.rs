@@ -4,6 +4,7 @@
 //! `cargo x process` runs these; `cargo x process --large` with 10 GiB blobs. Each test prints what
 //! it measured.
 
+mod contract_runner;
 mod support;
 
 use std::fs::File;
@@ -857,10 +858,51 @@ fn works_without_io_uring(refusal: Refusal) {
         (length, digest.clone())
     );
 
+    play_the_contract(&server);
+
     let log = server.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("epoll")).collect();
     println!("  {lines:?}");
     assert_eq!(lines.len(), 1, "one line says that epoll is used:\n{log}");
+}
+
+/// The scripts of `tests/contract`, as `tests/contract.rs` plays them on the ring.
+#[track_caller]
+fn play_the_contract(server: &Server) {
+    use contract_runner::play::{self, Target, Verdict};
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract");
+    let scripts = contract_runner::load_scripts(&folder).expect("the scripts can be read");
+    let address = server.address.to_string();
+    let wire = contract_runner::wire::TcpWire {
+        address: address.clone(),
+    };
+    let target = Target {
+        wire: &wire,
+        host: address,
+        run: "epoll".into(),
+        credentials: None,
+    };
+    let mut held = 0;
+    let mut broken = String::new();
+    for outcome in scripts
+        .iter()
+        .flat_map(|script| play::play(script, &target))
+    {
+        match &outcome.verdict {
+            Verdict::Held => held += 1,
+            Verdict::Broken(problem) => {
+                let place = format!("{}.txt:{}", outcome.script, outcome.line);
+                broken.push_str(&format!("{place}: {}\n  {problem}\n", outcome.title));
+            }
+            // What is about passwords is played where there are some.
+            Verdict::NotApplied => {}
+        }
+    }
+    println!("  {held} cases of the contract hold");
+    assert!(
+        broken.is_empty() && held > 0,
+        "{held} hold, but not:\n{broken}"
+    );
 }
 
 // --- hostile HTTP -----------------------------------------------------------------------------
