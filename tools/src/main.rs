@@ -1,1 +1,82 @@
-fn main() {}
+//! `cargo x VERB`: what people and CI do with this tree, in the same words.
+
+mod bench;
+mod contract;
+mod setup;
+mod suites;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo x", about = "Set up, test and measure this tree")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the tests need and the machine lacks (Debian packages, two Go programs)
+    Setup,
+    /// THE test command: set up, then every test there is, real clients included
+    Test {
+        /// 10 GiB blobs instead of 2 GiB in the tests of big blobs (needs about 25 GiB of disk)
+        #[arg(long)]
+        large: bool,
+    },
+    /// Formatting and lints, as CI wants them
+    Check,
+    /// oras, skopeo, podman, buildah and the conformance suite against the real binary
+    Clients {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+    },
+    /// The distribution-spec's conformance suite against the real binary
+    Conformance,
+    /// The real process: big blobs, memory, kill -9, hostile clients
+    Process {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+        /// 10 GiB blobs instead of 2 GiB in the tests of big blobs (needs about 25 GiB of disk)
+        #[arg(long)]
+        large: bool,
+    },
+    /// Play the contract scripts to any registry: --against URL
+    #[command(disable_help_flag = true)]
+    Contract {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure the server beside bare loops that do the same work
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Setup => setup::run().map(|_| true),
+        Verb::Test { large } => suites::test(large),
+        Verb::Check => suites::check(),
+        Verb::Clients { filter } => suites::clients(filter.as_deref()),
+        Verb::Conformance => suites::clients(Some("conformance")),
+        Verb::Process { filter, large } => suites::process(filter.as_deref(), large),
+        Verb::Contract { arguments } => contract::run(arguments.into_iter()),
+        Verb::Bench { arguments } => bench::run(arguments)
+            .map(|status| status.success())
+            .map_err(|error| format!("cargo x bench: {error}")),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("cargo x: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

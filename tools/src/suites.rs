@@ -1,0 +1,217 @@
+//! The test verbs. Each runs cargo, shows what it prints as it comes, and reads the same text for
+//! the closing count. A test that is ignored in one run has to appear in another: what nobody ran
+//! is counted as a failure, by name.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::setup;
+
+/// Everything: `cargo x test`.
+pub fn test(large: bool) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    tally.run(
+        "cargo test",
+        cargo(&["test", "--workspace", "--no-fail-fast"]),
+    );
+    tally.run("release build", cargo(&["build", "--release"]));
+    tally.run("real clients", heavy("clients", &clients, None, false));
+    tally.run("real process", heavy("process", &clients, None, large));
+    Ok(tally.close())
+}
+
+/// `cargo x clients`, `cargo x conformance`.
+pub fn clients(filter: Option<&str>) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    tally.run("real clients", heavy("clients", &clients, filter, false));
+    Ok(tally.close())
+}
+
+/// `cargo x process`.
+pub fn process(filter: Option<&str>, large: bool) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    tally.run("real process", heavy("process", &clients, filter, large));
+    Ok(tally.close())
+}
+
+/// `cargo x check`.
+pub fn check() -> Result<bool, String> {
+    let mut tally = Tally::default();
+    tally.run("formatting", cargo(&["fmt", "--all", "--check"]));
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    tally.run("lints", cargo(&lints));
+    Ok(tally.close())
+}
+
+/// A suite that plain `cargo test` leaves out: one test at a time, since each measures.
+fn heavy(suite: &str, clients: &Path, filter: Option<&str>, large: bool) -> Command {
+    let mut command = cargo(&["test", "--release", "--test", suite, "--"]);
+    command
+        .args(["--ignored", "--nocapture", "--test-threads=1"])
+        .args(filter);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(clients.to_path_buf()).chain(std::env::split_paths(&path));
+    let path: OsString = std::env::join_paths(folders).expect("PATH was a path before");
+    command.env("PATH", path);
+    if large {
+        command.env("LARGE_BLOBS", "1");
+    }
+    command
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    // What cargo told this program about itself is not for the builds it starts.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+        .args(arguments)
+        .current_dir(setup::root())
+        .stdin(Stdio::null());
+    command
+}
+
+/// What has been run so far.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    /// Steps that ended badly without a test to blame, a build for example.
+    broken: Vec<&'static str>,
+    ignored: BTreeSet<String>,
+    run: BTreeSet<String>,
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl Tally {
+    fn run(&mut self, step: &'static str, mut command: Command) {
+        println!("\n== {step}");
+        let started = Instant::now();
+        let (succeeded, said) = show_and_keep(&mut command);
+        self.seconds.push((step, started.elapsed().as_secs_f64()));
+        let failed_before = self.failed;
+        self.read(&said);
+        if !succeeded && self.failed == failed_before {
+            self.broken.push(step);
+        }
+    }
+
+    /// Reads the words of Rust's test harness.
+    fn read(&mut self, said: &str) {
+        for line in said.lines() {
+            if let Some(result) = line.strip_prefix("test result: ") {
+                let count = |word: &str| {
+                    let mut parts = result.split([';', '.']).map(str::trim);
+                    parts.find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok())
+                };
+                self.passed += count("passed").unwrap_or(0);
+                self.failed += count("failed").unwrap_or(0);
+                continue;
+            }
+            let Some((name, outcome)) = line
+                .strip_prefix("test ")
+                .and_then(|rest| rest.split_once(" ..."))
+            else {
+                continue;
+            };
+            // An example in a doc comment that is only to be read is no test.
+            if name.contains(" - ") || name.contains(" (line ") {
+                continue;
+            }
+            if outcome.trim_start().starts_with("ignored") {
+                self.ignored.insert(name.to_owned());
+            } else {
+                self.run.insert(name.to_owned());
+            }
+        }
+    }
+
+    /// Prints the end of the run; whether all is well.
+    fn close(&self) -> bool {
+        println!();
+        for (step, seconds) in &self.seconds {
+            println!("{step}: {seconds:.0} s");
+        }
+        let never_run: Vec<_> = self.ignored.difference(&self.run).collect();
+        for name in &never_run {
+            println!("never run: {name}");
+        }
+        for step in &self.broken {
+            println!("did not get through: {step}");
+        }
+        let failed = self.failed + never_run.len() as u64 + self.broken.len() as u64;
+        println!("{} passed, {failed} failed", self.passed);
+        failed == 0
+    }
+}
+
+/// Runs the command with its output passed on as it comes; success and the output.
+fn show_and_keep(command: &mut Command) -> (bool, String) {
+    let mut child = match command.stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            println!("{command:?}: {error}");
+            return (false, String::new());
+        }
+    };
+    let mut output = child.stdout.take().expect("it was asked for");
+    let mut said = Vec::new();
+    let mut piece = [0; 8 * 1024];
+    // By pieces, not by lines: a test's name is shown while it runs.
+    while let Ok(count) = output.read(&mut piece) {
+        if count == 0 {
+            break;
+        }
+        said.extend_from_slice(&piece[..count]);
+        let mut out = std::io::stdout();
+        let _ = out.write_all(&piece[..count]).and_then(|()| out.flush());
+    }
+    let succeeded = child.wait().is_ok_and(|status| status.success());
+    (succeeded, String::from_utf8_lossy(&said).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_ignored_and_never_run_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.read(
+            "test a ... ok\ntest heavy ... ignored, needs clients\n\
+             test src/x.rs - x (line 3) ... ignored\n\
+             test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished\n",
+        );
+        assert!(!tally.close());
+        tally.read("test heavy ...   pushed 1 MiB\nok\ntest result: ok. 1 passed; 0 failed; ");
+        assert!(tally.close());
+        assert_eq!((tally.passed, tally.failed), (2, 0));
+    }
+
+    #[test]
+    fn a_failed_test_is_counted() {
+        let mut tally = Tally::default();
+        tally.read("test a ... FAILED\ntest result: FAILED. 3 passed; 1 failed; 0 ignored");
+        assert_eq!((tally.passed, tally.failed), (3, 1));
+        assert!(!tally.close());
+    }
+}
