@@ -145,6 +145,12 @@ impl<T: Ord + Default> Default for Promise<T> {
     }
 }
 
+/// How much of a push was sent.
+enum Sent {
+    Part,
+    All,
+}
+
 /// A session as its client remembers it.
 #[derive(Debug, Clone)]
 struct Session {
@@ -163,11 +169,23 @@ struct Promises {
     session: Option<Session>,
 }
 
+/// How far a client goes before something happens again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Asks for its session's offset.
+    Question,
+    /// Sends one request of its push.
+    Request,
+    /// Does the whole step.
+    Step,
+}
+
 /// A client that goes through its steps, whatever happens to the server meanwhile.
 struct Pusher {
     repository: RepositoryName,
     steps: Vec<Step>,
     next: Cell<usize>,
+    patience: Cell<Patience>,
     promises: RefCell<Promises>,
 }
 
@@ -177,6 +195,7 @@ impl Pusher {
             repository: RepositoryName::parse(repository).expect("it is a name"),
             steps: workload(),
             next: Cell::new(0),
+            patience: Cell::new(Patience::Step),
             promises: RefCell::default(),
         }
     }
@@ -191,8 +210,11 @@ impl Pusher {
 
     /// Tries the step again that it was at when something happened.
     async fn take_a_step(&self, store: &SimulatedStore) -> Result<(), StoreError> {
-        if let Some(step) = self.steps.get(self.next.get()) {
-            self.perform(step, store).await?;
+        let Some(step) = self.steps.get(self.next.get()) else {
+            return Ok(());
+        };
+        self.perform(step, store).await?;
+        if self.promises.borrow().session.is_none() {
             self.next.set(self.next.get() + 1);
         }
         Ok(())
@@ -328,7 +350,8 @@ impl Pusher {
         let pushed = self.send(store, content, requests, digest).await;
         let mut promises = self.promises.borrow_mut();
         match &pushed {
-            Ok(()) => {
+            Ok(Sent::Part) => {}
+            Ok(Sent::All) => {
                 promises.session = None;
                 promises
                     .blobs
@@ -342,7 +365,7 @@ impl Pusher {
                 }
             }
         }
-        pushed
+        pushed.map(drop)
     }
 
     async fn send(
@@ -351,9 +374,12 @@ impl Pusher {
         content: &[u8],
         requests: usize,
         digest: Digest,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Sent, StoreError> {
         let name = &self.repository;
         let (id, mut offset) = self.find_or_start(store, digest.algorithm()).await?;
+        if self.patience.get() == Patience::Question {
+            return Ok(Sent::Part);
+        }
         let piece = content.len().div_ceil(requests);
         loop {
             let start = usize::try_from(offset).expect("it is small");
@@ -372,11 +398,15 @@ impl Pusher {
                 offset = writer.park().await?;
                 assert_eq!(offset, end as u64, "all that was taken is acknowledged");
                 self.session(|session| session.acknowledged_bytes = offset);
+                if self.patience.get() == Patience::Request {
+                    return Ok(Sent::Part);
+                }
                 continue;
             }
             self.session(|session| session.may_be_gone = true);
             let verified = writer.finish(digest).await?;
-            return store.adopt(verified).await;
+            store.adopt(verified).await?;
+            return Ok(Sent::All);
         }
     }
 
@@ -669,21 +699,21 @@ fn the_power_may_go_while_the_store_opens_after_a_crash() {
 fn what_a_killed_process_left_unsynced_is_synced_before_it_is_acknowledged() {
     let names = ["a/b"];
     for change in 1..=count_changes(1, &names) {
-        for crash in [0, 1, 2, 10, 11] {
+        let patiences = [Patience::Question, Patience::Request, Patience::Step, Patience::Step];
+        for (crash, patience) in [0, 0, 0, 10].into_iter().zip(patiences) {
             let pushers = pushers(&names);
             let world = live_until(change, 1, &pushers);
             let last = world.disk().last_changes(12);
-            let what = || format!("killed at change {change}, crash seed {crash}:\n{last}");
+            let what = || format!("killed at change {change}, {patience:?}, crash seed {crash}:\n{last}");
             told(what, || {
                 let world = World::on(world.kill(), 2);
                 let done = world.run(async {
                     let store = open(world.io()).await.expect("open() finishes by itself");
                     for pusher in &pushers {
                         pusher.check(&store).await;
-                        pusher
-                            .take_a_step(&store)
-                            .await
-                            .expect("nothing is in the way");
+                        pusher.patience.set(patience);
+                        pusher.take_a_step(&store).await.expect("nothing is in the way");
+                        pusher.patience.set(Patience::Step);
                     }
                 });
                 done.expect("no crash is planned");

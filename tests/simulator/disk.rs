@@ -568,14 +568,24 @@ impl Disk {
         }
     }
 
-    /// What promises nothing and may fail: write-back, reading ahead.
-    pub fn flush(&mut self) -> Outcome<()> {
-        self.look("flush", Path::new(""))
+    /// Write-back promises nothing, so it does nothing; when it fails, the pages are clean.
+    pub fn write_back(&mut self, node: NodeId) -> Outcome<()> {
+        let done = self.look("write back", Path::new(""));
+        if let Err(Trouble::Error(_)) = done {
+            let mut random = self.random.fork();
+            self.file_mut(node).lose_pending(&mut random);
+        }
+        done
+    }
+
+    pub fn read_ahead(&mut self) -> Outcome<()> {
+        self.look("read ahead", Path::new(""))
     }
 
     pub fn make_read_only(&mut self, node: NodeId) -> Outcome<()> {
-        self.look("make read-only", Path::new(""))?;
         self.file_mut(node).read_only = true;
+        self.sync(node)?;
+        self.file_mut(node).read_only_durable = true;
         Ok(())
     }
 
@@ -815,9 +825,6 @@ impl FileNode {
 
     /// What a data sync covers: content and size. The mode is neither.
     fn settle_all(&mut self) {
-        if std::env::var("XMODE").is_ok() {
-            self.read_only_durable = self.read_only;
-        }
         for change in std::mem::take(&mut self.pending) {
             match change {
                 ContentChange::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),
