@@ -579,6 +579,10 @@ impl File for UringFile {
         Ok(self.file.metadata()?.len())
     }
 
+    fn modified(&self) -> io::Result<SystemTime> {
+        self.file.metadata()?.modified()
+    }
+
     fn is_resident(&self, range: Range<u64>) -> bool {
         let first = range.start / PAGE_BYTES;
         let behind = range.end.div_ceil(PAGE_BYTES);

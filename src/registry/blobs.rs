@@ -4,7 +4,9 @@ use http::{Method, StatusCode};
 
 use super::error::RegistryError;
 use super::{Answer, Registry};
-use crate::http1::{ByteRange, RangeOutcome, ResponseHead, etag_matches, if_range_matches};
+use crate::http1::{
+    ByteRange, RangeOutcome, ResponseHead, etag_matches, http_date, if_range_matches,
+};
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
 use crate::service::{Request, Response};
@@ -34,6 +36,7 @@ impl<I: Io> Registry<I> {
                 .with("Content-Type", "application/octet-stream")
                 .with("Docker-Content-Digest", digest.to_string())
                 .with("ETag", etag.clone())
+                .with("Last-Modified", http_date(blob.modified))
                 .with("Accept-Ranges", "bytes")
         };
         if let Some(known) = request.head.header("if-none-match")
