@@ -1,1 +1,46 @@
-//! To be written.
+//! Every fixed bound that is not a user's business, and how they hold together.
+
+use std::time::Duration;
+
+/// The size of a body buffer: hashing and writing are cheapest per byte from here on.
+pub const BUFFER_BYTES: usize = 1 << 20;
+/// Body buffers of one core that may be out at once.
+pub const BUFFERS_PER_CORE_MAX: usize = 20;
+/// Body buffers of one core that keep their memory while idle.
+pub const BUFFERS_PER_CORE_KEPT: usize = 8;
+/// What a core reads of a socket at once while it waits for a head.
+pub const HEAD_READ_BYTES: usize = 64 << 10;
+/// A chunked body's buffer is passed on when less than this is left in it.
+pub const CHUNKED_SPARE_BYTES_MIN: usize = 16 << 10;
+/// What is sent of a file in one call.
+pub const SEND_STEP_BYTES: u64 = 1 << 20;
+/// Steps sent of one file before other connections of the core have their turn.
+pub const SEND_STEPS_PER_TURN: u32 = 2;
+/// How far ahead of a download is made sure to be in memory.
+pub const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// After waiting so long for a slow client, what was in memory may no longer be.
+pub const RESIDENCE_TRUSTED: Duration = Duration::from_secs(1);
+/// A body silent for so long is made durable and its buffer lent to others.
+pub const SILENT_BEFORE_PAUSE: Duration = Duration::from_secs(1);
+/// A body silent for so long gives up its place among the uploads.
+pub const SILENT_BEFORE_YIELD: Duration = Duration::from_secs(10);
+/// How long a client may take none of a small answer.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a connection may idle between requests.
+pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(600);
+/// Descriptors left to files and the like when connections are counted.
+pub const DESCRIPTORS_RESERVED: u64 = 512;
+/// Fewer open files than this and the start warns.
+pub const DESCRIPTORS_WANTED: u64 = 4096;
+/// Threads that wait for disks and compute password hashes.
+pub const POOL_THREADS: usize = 16;
+/// How often idle uploads are looked for.
+pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+
+const _: () = assert!(BUFFERS_PER_CORE_KEPT <= BUFFERS_PER_CORE_MAX);
+const _: () = assert!(
+    BUFFERS_PER_CORE_MAX >= 4,
+    "two uploads of a core can each fill one buffer while they write another"
+);
+const _: () = assert!(CHUNKED_SPARE_BYTES_MIN < BUFFER_BYTES);
+const _: () = assert!(SEND_STEP_BYTES <= READ_AHEAD_BYTES);

@@ -1,1 +1,44 @@
-fn main() {}
+//! Environment → configuration → [`server::run`] → exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use provisioner_controller::config::{self, Config};
+use provisioner_controller::{server, telemetry};
+
+/// OCI registry for OS images, and the machines that boot from them.
+///
+/// Configured by environment variables; docs/configuration.md lists them.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Print the configuration in force, with secrets left out, and exit.
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let loaded = match Config::from_env(config::process_environment()) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.print_config {
+        print!("{}", loaded.config.print());
+        return ExitCode::SUCCESS;
+    }
+    telemetry::log::init(loaded.config.server.log_level);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match server::run(loaded.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,144 @@
-//! To be written.
+//! The waist: what a request may ask of the server, and what an application may answer.
+//!
+//! A [`Service`] looks at a request head and says what shall happen: [`Intake::Answer`] now,
+//! [`Intake::Gather`] a small body first, or [`Intake::Pour`] the body into a [`BodySink`].
+//! It never reads a socket. `server/connection.rs` does what was asked: it alone reads bodies,
+//! keeps the clock on them, says `100 Continue`, drains what was refused, and sends payloads.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::http1::{BodyFraming, RequestHead, ResponseHead};
+use crate::io::Buffer;
+use crate::telemetry::RouteClass;
+
+/// A request as an application sees it.
+#[derive(Debug)]
+pub struct Request {
+    pub head: RequestHead,
+    pub client: IpAddr,
+}
+
+impl Request {
+    /// The body's length, if the client announced one.
+    pub fn body_length(&self) -> Option<u64> {
+        match self.head.framing {
+            BodyFraming::None => Some(0),
+            BodyFraming::Length(length) => Some(length),
+            BodyFraming::Chunked => None,
+        }
+    }
+}
+
+/// An application behind the waist. `F` is the file its payloads may name.
+pub trait Service<F> {
+    type Sink: BodySink<F>;
+
+    /// Decides what shall happen with the request; no byte of its body has been read.
+    fn begin(&self, request: &Request) -> impl Future<Output = Intake<F, Self::Sink>>;
+}
+
+/// What shall happen with a request.
+pub enum Intake<F, S> {
+    /// Answer without the body.
+    Answer(Response<F>),
+    /// Read a body of at most so much, then ask for the answer.
+    Gather(Gather<F>),
+    /// Hand the body over as it arrives.
+    Pour(S),
+}
+
+/// A small body to be read whole.
+pub struct Gather<F> {
+    pub bytes_max: usize,
+    /// The answer to a body that is larger.
+    pub too_large: Response<F>,
+    /// The answer to the body.
+    #[expect(clippy::type_complexity, reason = "a boxed continuation has no shorter name")]
+    pub then: Box<dyn FnOnce(Bytes) -> Pin<Box<dyn Future<Output = Response<F>>>>>,
+}
+
+/// Takes a large body in the buffers it arrived in.
+///
+/// Either [`finish`](Self::finish) or [`abandon`](Self::abandon) is called last, once.
+pub trait BodySink<F> {
+    /// A buffer to receive into; waits while the core has none to spare.
+    fn spare(&mut self) -> impl Future<Output = Buffer>;
+    /// Takes a filled buffer. An error is the answer; nothing more of the body is wanted then,
+    /// and `abandon` follows.
+    fn pour(&mut self, filled: Buffer) -> impl Future<Output = Result<(), Response<F>>>;
+    /// The client has been `silent` for so long: makes what came durable and lets go of what
+    /// others wait for. May come again, later; [`resume`](Self::resume) comes before the next
+    /// `spare`.
+    fn pause(&mut self, silent: Duration) -> impl Future<Output = Result<(), Response<F>>>;
+    /// The client is back.
+    fn resume(&mut self) -> impl Future<Output = Result<(), Response<F>>>;
+    /// Bytes have come, though not a buffer full yet.
+    fn progressed(&mut self);
+    /// How long a client may be silent before it is given up.
+    fn patience(&self) -> Duration;
+    /// The body is complete.
+    fn finish(self) -> impl Future<Output = Response<F>>;
+    /// The body will not be completed: the client left, or an error has been answered.
+    fn abandon(self) -> impl Future<Output = ()>;
+}
+
+/// An answer: a head, and what follows it.
+#[derive(Debug)]
+pub struct Response<F> {
+    pub head: ResponseHead,
+    pub payload: Payload<F>,
+    /// What kind of request this answered, for the counters.
+    pub route: RouteClass,
+    /// Bytes the payload would have; sent as `Content-Length` also when the payload is not,
+    /// as in the answer to a HEAD. `None` where the status allows no body.
+    pub length: Option<u64>,
+}
+
+/// The bytes behind a head.
+#[derive(Debug)]
+pub enum Payload<F> {
+    None,
+    Bytes(Bytes),
+    /// A part of a file, sent from the page cache.
+    File { file: F, range: Range<u64>, patience: Duration },
+}
+
+impl<F> Response<F> {
+    /// An answer without a body.
+    pub fn empty(route: RouteClass, head: ResponseHead) -> Self {
+        let bodiless = head.status().is_informational()
+            || head.status() == http::StatusCode::NO_CONTENT
+            || head.status() == http::StatusCode::NOT_MODIFIED;
+        Self { head, payload: Payload::None, route, length: (!bodiless).then_some(0) }
+    }
+
+    /// An answer with a body in memory.
+    pub fn bytes(route: RouteClass, head: ResponseHead, bytes: Bytes) -> Self {
+        let length = Some(bytes.len() as u64);
+        Self { head, payload: Payload::Bytes(bytes), route, length }
+    }
+
+    /// An answer with a body from a file; `patience` bounds how long the client may take nothing.
+    pub fn file(
+        route: RouteClass,
+        head: ResponseHead,
+        file: F,
+        range: Range<u64>,
+        patience: Duration,
+    ) -> Self {
+        let length = Some(range.end - range.start);
+        Self { head, payload: Payload::File { file, range, patience }, route, length }
+    }
+
+    /// The same head, no payload: the answer to HEAD.
+    pub fn without_payload(mut self) -> Self {
+        self.payload = Payload::None;
+        self
+    }
+}

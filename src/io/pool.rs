@@ -19,8 +19,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads called `name`; `prepare` runs first on each.
-    pub fn start(name: &str, threads: usize, prepare: fn()) -> std::io::Result<Self> {
+    /// Starts `threads` threads called `name`, on the processors of the calling thread.
+    pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
         let (sender, receiver) = unbounded::<Work>();
         for _ in 0..threads {
             let receiver = receiver.clone();
@@ -28,8 +28,7 @@ impl Pool {
                 .name(name.to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || {
-                    prepare();
-                    while let Ok(work) = receiver.recv() {
+                        while let Ok(work) = receiver.recv() {
                         // A panic of one piece of work answers its own waiter (the channel closes)
                         // and must not take a thread from all others.
                         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));

@@ -114,6 +114,26 @@ pub fn lock_file(path: &Path) -> io::Result<fs::File> {
     Ok(file)
 }
 
+/// A listening socket, which any thread may take over. An unspecified IPv6 address takes IPv4
+/// connections too.
+pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// The address a socket is bound to.
+pub fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?)
+}
+
 /// The kernel as one thread sees it.
 #[derive(Debug, Clone)]
 pub struct UringIo {
@@ -175,22 +195,7 @@ impl Io for UringIo {
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<UringListener> {
-        let family = if address.is_ipv6() {
-            AddressFamily::INET6
-        } else {
-            AddressFamily::INET
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        if address.is_ipv6() && address.ip().is_unspecified() {
-            sockopt::set_ipv6_v6only(&socket, false)?;
-        }
-        rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(UringListener {
-            socket: PollFd::new(socket)?,
-        })
+        UringListener::from_socket(bind(address)?)
     }
 
     async fn open(&self, path: &Path, how: Open) -> io::Result<UringFile> {
@@ -360,6 +365,11 @@ impl Listener for UringListener {
 }
 
 impl UringListener {
+    /// Takes a listening socket over for the calling thread.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: PollFd::new(socket)? })
+    }
+
     /// The next connection as a bare socket, to be handed to the thread that will serve it.
     pub async fn accept_socket(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         loop {

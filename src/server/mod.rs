@@ -1,1 +1,257 @@
-//! To be written.
+//! The program as a whole: threads, listeners, wiring, and the order of stopping.
+//!
+//! Data plane: one pinned thread a core, each with a ring of its own, given connections by the
+//! acceptor thread. Control plane: the thread that called [`run`], which serves `/metrics`,
+//! expires idle uploads and counts the storage; it never touches a blob's bytes. Whatever waits
+//! for a disk or computes a password hash does so on the pool, which is not pinned.
+
+mod acceptor;
+pub mod connection;
+mod control;
+mod core;
+mod router;
+mod stop;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use async_lock::Semaphore;
+
+use crate::access::Access;
+use crate::admin::Admin;
+use crate::config::{Config, ImmutableTags as ConfiguredTags};
+use crate::io::pool::Pool;
+use crate::io::uring::{self, Driver, UringIo};
+use crate::io::system_moment;
+use crate::limits::{DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, POOL_THREADS};
+use crate::registry::RegistryConfig;
+use crate::store::{ImmutableTags, Shared, Store, StoreConfig, StoreError};
+use crate::telemetry::Telemetry;
+pub use router::{MainPort, MetricsPort};
+pub use stop::Stop;
+
+use self::core::{CoreParts, Inbox};
+
+/// Why the program did not start, or ended other than it was asked to.
+#[derive(Debug)]
+pub enum StartError {
+    Storage { path: PathBuf, source: io::Error },
+    StorageInUse { path: PathBuf, pid: String },
+    Store(StoreError),
+    Access(String),
+    Listen { setting: &'static str, address: SocketAddr, source: io::Error },
+    Thread(io::Error),
+    CoreFailed { core: usize },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Storage { path, source } => write!(
+                formatter,
+                "REGISTRY_STORAGE={}: {source}; set REGISTRY_STORAGE to a folder this user can \
+                 write, such as ./var/oci",
+                path.display()
+            ),
+            StartError::StorageInUse { path, pid } => write!(
+                formatter,
+                "REGISTRY_STORAGE={}: process {pid} uses this folder; stop it, or set \
+                 REGISTRY_STORAGE to another folder",
+                path.display()
+            ),
+            StartError::Store(error) => write!(formatter, "the storage did not open: {error}"),
+            StartError::Access(error) => write!(formatter, "{error}"),
+            StartError::Listen { setting, address, source } => {
+                write!(formatter, "{setting}: cannot listen on {address}: {source}")
+            }
+            StartError::Thread(error) => write!(formatter, "cannot start a thread: {error}"),
+            StartError::CoreFailed { core } => {
+                write!(formatter, "the thread of core {core} has failed; the log says how")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Runs the program until it is asked to stop.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let driver = Driver::detect();
+    match &driver {
+        Driver::Uring => tracing::info!("runtime driver: io_uring"),
+        Driver::Epoll { reason } => {
+            tracing::warn!(reason, "runtime driver: epoll, since io_uring is refused here");
+        }
+    }
+    let processors = cores(&config);
+    let telemetry = Arc::new(Telemetry::new(processors.len()));
+    // Before any thread is pinned, so that the pool's threads may run anywhere.
+    let pool = Pool::start("pool", POOL_THREADS).map_err(StartError::Thread)?;
+    let _folder_lock = lock_storage(&config.store.root)?;
+    let access = Access::open(&config.access).map_err(|error| StartError::Access(error.to_string()))?;
+    let access = Arc::new(access);
+    let shared = open_store(&driver, &pool, &config)?;
+    let is_ready = {
+        let shared = shared.clone();
+        Arc::new(move || shared.is_healthy())
+    };
+    let admin = Admin::new(telemetry.clone(), is_ready);
+    let stop = Stop::default();
+    watch_signals(&stop, &config)?;
+    let main_socket = listen("CONTROLLER_HTTP_ADDR", &config.server.http_address.candidates())?;
+    let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
+
+    let slots = config.server.concurrent_uploads_max.get();
+    let parts = CoreParts {
+        registry_enabled: config.registry.enabled,
+        shared: shared.clone(),
+        access: access.clone(),
+        registry_config: Arc::new(RegistryConfig {
+            upload_timeout: config.server.upload_timeout,
+            download_timeout: config.server.download_timeout,
+        }),
+        slots: Arc::new(Semaphore::new(slots)),
+        admin: admin.clone(),
+        read_timeout: config.server.read_timeout,
+        stop: stop.clone(),
+    };
+    let mut inboxes = Vec::new();
+    let mut threads = Vec::new();
+    for (index, &processor) in processors.iter().enumerate() {
+        let inbox = Arc::new(Inbox::new(telemetry.core(index)));
+        inboxes.push(inbox.clone());
+        let (parts, driver, pool) = (parts.clone(), driver.clone(), pool.clone());
+        let run = move || core::run(index, processor, &driver, pool, inbox, parts);
+        let thread = thread::Builder::new().name(format!("core-{index}")).spawn(run);
+        threads.push(thread.map_err(StartError::Thread)?);
+    }
+    let accept = acceptor::Acceptor {
+        socket: main_socket,
+        inboxes,
+        connections_max: connections_max(),
+        stop: stop.clone(),
+    };
+    accept.start(driver.clone(), pool.clone()).map_err(StartError::Thread)?;
+    let control = control::Control {
+        telemetry,
+        shared,
+        access,
+        admin,
+        upload_timeout: config.server.upload_timeout,
+        read_timeout: config.server.read_timeout,
+        stop: stop.clone(),
+    };
+    control::run(&driver, pool, metrics_socket, control).map_err(StartError::Thread)?;
+    for (core, thread) in threads.into_iter().enumerate() {
+        thread.join().map_err(|_| StartError::CoreFailed { core })?.map_err(StartError::Thread)?;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The processors that get a core thread each.
+fn cores(config: &Config) -> Vec<usize> {
+    let allowed = uring::allowed_processors();
+    let quota = thread::available_parallelism().map_or(allowed.len(), |cores| cores.get());
+    let wanted = config.server.cores.map_or(quota, |cores| cores.get());
+    allowed.iter().copied().cycle().take(wanted.max(1)).collect()
+}
+
+fn lock_storage(root: &Path) -> Result<std::fs::File, StartError> {
+    use std::io::{Read, Seek, Write};
+    let failed = |source| StartError::Storage { path: root.to_owned(), source };
+    let layout = crate::store::Layout::new(root);
+    std::fs::create_dir_all(layout.state()).map_err(failed)?;
+    let path = layout.lock();
+    match uring::lock_file(&path) {
+        Ok(mut file) => {
+            // The number helps whoever meets the lock; the lock itself is the kernel's.
+            let note = |file: &mut std::fs::File| {
+                file.set_len(0)?;
+                file.rewind()?;
+                writeln!(file, "{}", std::process::id())
+            };
+            note(&mut file).map_err(failed)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let mut pid = String::new();
+            let _ = std::fs::File::open(&path).and_then(|mut file| file.read_to_string(&mut pid));
+            let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() };
+            Err(StartError::StorageInUse { path: root.to_owned(), pid: pid.to_owned() })
+        }
+        Err(source) => Err(failed(source)),
+    }
+}
+
+fn open_store(driver: &Driver, pool: &Pool, config: &Config) -> Result<Arc<Shared>, StartError> {
+    let store_config = StoreConfig {
+        blob_bytes_max: config.registry.blob_bytes_max,
+        allow_sparse: config.registry.allow_sparse,
+        immutable_tags: match &config.registry.immutable_tags {
+            ConfiguredTags::None => ImmutableTags::None,
+            ConfiguredTags::All => ImmutableTags::All,
+            ConfiguredTags::Below(names) => ImmutableTags::Below(names.clone()),
+        },
+    };
+    let root = config.store.root.clone();
+    let opened = UringIo::run(driver, pool.clone(), |io| async move {
+        let store = Store::open(io, &root, store_config).await?;
+        Ok(store.shared().clone())
+    });
+    opened.map_err(StartError::Thread)?.map_err(StartError::Store)
+}
+
+/// The first of `candidates` that can be listened on.
+fn listen(setting: &'static str, candidates: &[SocketAddr]) -> Result<OwnedFd, StartError> {
+    let mut failure = None;
+    for &address in candidates {
+        match uring::bind(address) {
+            Ok(socket) => {
+                if let Ok(address) = uring::address_of(&socket) {
+                    tracing::info!(%address, setting, "listening");
+                }
+                return Ok(socket);
+            }
+            Err(source) => failure = Some(StartError::Listen { setting, address, source }),
+        }
+    }
+    Err(failure.expect("there is an address to try"))
+}
+
+/// How many connections the limit of open files allows: a serving one needs its file too.
+fn connections_max() -> usize {
+    let Some(limit) = uring::raise_open_files_limit() else { return usize::MAX };
+    if limit < DESCRIPTORS_WANTED {
+        tracing::warn!(
+            limit,
+            "the limit of open files is low: raise LimitNOFILE (systemd) or ulimit -n"
+        );
+    }
+    usize::try_from(limit.saturating_sub(DESCRIPTORS_RESERVED) * 2 / 3).unwrap_or(usize::MAX).max(16)
+}
+
+/// SIGTERM and SIGINT ask for a stop; the second one does not wait for it.
+fn watch_signals(stop: &Stop, config: &Config) -> Result<(), StartError> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(StartError::Thread)?;
+    let (stop, patience) = (stop.clone(), config.server.stop_timeout);
+    let watch = move || {
+        for signal in signals.forever() {
+            if stop.is_raised() {
+                tracing::warn!(signal, "asked to stop twice: stopping at once");
+                std::process::exit(1);
+            }
+            tracing::info!(signal, "stopping: uploads are parked, downloads may end");
+            stop.raise(system_moment() + patience);
+        }
+    };
+    let thread = thread::Builder::new().name("signals".into()).stack_size(256 << 10).spawn(watch);
+    thread.map(|_| ()).map_err(StartError::Thread)
+}

@@ -57,8 +57,8 @@ impl Default for StoreConfig {
 pub enum ImmutableTags {
     None,
     All,
-    /// Those of repositories whose name begins with one of these.
-    Prefixes(Vec<String>),
+    /// Those of repositories with one of these names, and of those below them.
+    Below(Vec<String>),
 }
 
 impl ImmutableTags {
@@ -66,9 +66,10 @@ impl ImmutableTags {
         match self {
             ImmutableTags::None => false,
             ImmutableTags::All => true,
-            ImmutableTags::Prefixes(prefixes) => prefixes
-                .iter()
-                .any(|prefix| repository.as_str().starts_with(prefix.as_str())),
+            ImmutableTags::Below(names) => names.iter().any(|name| {
+                let rest = repository.as_str().strip_prefix(name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
         }
     }
 }

@@ -98,6 +98,15 @@ impl<I: Io> Store<I> {
         Ok(id)
     }
 
+    /// Errors: `UploadUnknown` if there is no such upload in `repository`.
+    pub fn upload_exists(
+        &self,
+        repository: &RepositoryName,
+        id: UploadId,
+    ) -> Result<(), StoreError> {
+        self.find_upload(repository, id).map(|_| ())
+    }
+
     /// The durable length of an upload. Errors: `UploadUnknown`.
     pub async fn upload_status(
         &self,

@@ -304,6 +304,12 @@ impl Telemetry {
         Arc::clone(&self.cores[index])
     }
 
+    /// Counters for connections that are not the data plane's, such as those of the scrape
+    /// itself; on no page.
+    pub fn unlisted(&self) -> Arc<CoreMetrics> {
+        Arc::new(CoreMetrics::new())
+    }
+
     /// Sets what is stored, as counted by the store when it opens or recounts.
     pub fn set_storage(&self, bytes: u64, blobs: u64) {
         self.storage_bytes.store(signed(bytes), Relaxed);

@@ -1,0 +1,361 @@
+//! Pushing blobs: end-4, end-5, end-6, end-11, end-13, end-14.
+
+use std::time::Duration;
+
+use async_lock::SemaphoreGuardArc;
+use futures_util::future::{Either, select};
+use http::StatusCode;
+
+use super::error::RegistryError;
+use super::{Answer, Registry, Taken};
+use crate::http1::{ChunkRange, ResponseHead};
+use crate::io::{Buffer, Io, Moment};
+use crate::oci::{Algorithm, Digest, RepositoryName};
+use crate::service::{BodySink, Intake, Request, Response};
+use crate::store::uploads::Intent;
+use crate::store::{StoreError, UploadId, UploadWriter};
+use crate::telemetry::{InFlight, RouteClass};
+
+/// A client silent for so long lets others upload meanwhile.
+const SLOT_KEPT: Duration = Duration::from_secs(10);
+
+impl<I: Io> Registry<I> {
+    /// end-4, end-11: opens a session, or takes a whole blob with `?digest=`.
+    pub(super) async fn start_upload(
+        &self,
+        request: &Request,
+        repository: RepositoryName,
+    ) -> Result<Taken<I>, RegistryError> {
+        let target = &request.head.target;
+        if let Some(text) = target.query("digest") {
+            let digest = parse_digest(&text)?;
+            let algorithms = [digest.algorithm()];
+            let started = self.store.start_upload(&repository, &algorithms).await;
+            let upload = started.map_err(RegistryError::from_store)?;
+            let intent = Intent {
+                offset_bytes: None,
+                length_bytes: request.body_length(),
+                algorithm: Some(digest.algorithm()),
+            };
+            let goal = Goal::Finish { digest, route: RouteClass::UploadSingle };
+            let taken = self.pour(&repository, upload, intent, goal, None).await;
+            if taken.is_err() {
+                let _ = self.store.cancel_upload(&repository, upload).await;
+            }
+            return taken;
+        }
+        // A mount that cannot be made opens a session, as does one without a source.
+        let route = match target.query("mount") {
+            Some(_) => RouteClass::UploadMount,
+            None => RouteClass::UploadStart,
+        };
+        let algorithm = match target.query("digest-algorithm") {
+            None => Algorithm::Sha256,
+            Some(name) => name.parse().map_err(|problem| RegistryError::DigestInvalid {
+                value: name.to_string(),
+                problem,
+            })?,
+        };
+        let started = self.store.start_upload(&repository, &[algorithm]).await;
+        let upload = started.map_err(RegistryError::from_store)?;
+        let head = ResponseHead::new(StatusCode::ACCEPTED);
+        let head = with_upload_place(head, &repository, upload, 0);
+        Ok(Intake::Answer(Response::empty(route, head)))
+    }
+
+    /// end-5: appends a chunk, or a stream of unknown length.
+    pub(super) async fn append_upload(
+        &self,
+        request: &Request,
+        repository: RepositoryName,
+        upload: UploadId,
+    ) -> Result<Taken<I>, RegistryError> {
+        let (intent, announced) = chunk_intent(request, None)?;
+        self.pour(&repository, upload, intent, Goal::Park, announced).await
+    }
+
+    /// end-6: the last chunk, which may be empty or all, and the digest of the whole.
+    pub(super) async fn finish_upload(
+        &self,
+        request: &Request,
+        repository: RepositoryName,
+        upload: UploadId,
+    ) -> Result<Taken<I>, RegistryError> {
+        let digest = match request.head.target.query("digest") {
+            Some(text) => parse_digest(&text)?,
+            None => return Err(RegistryError::DigestMissing),
+        };
+        let (intent, announced) = chunk_intent(request, Some(digest.algorithm()))?;
+        let goal = Goal::Finish { digest, route: RouteClass::UploadFinish };
+        self.pour(&repository, upload, intent, goal, announced).await
+    }
+
+    async fn pour(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+        intent: Intent,
+        goal: Goal,
+        announced: Option<u64>,
+    ) -> Result<Taken<I>, RegistryError> {
+        let in_flight = self.metrics.upload_begun();
+        // A body is not read until its turn; a session that does not exist is refused at once.
+        let known = self.store.upload_exists(repository, upload);
+        known.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let slot = match intent.length_bytes {
+            Some(0) => None,
+            _ => Some(self.take_slot().await?),
+        };
+        let opened = self.store.write_upload(repository, upload, intent).await;
+        let writer =
+            opened.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        Ok(Intake::Pour(UploadBody {
+            registry: self.clone(),
+            repository: repository.clone(),
+            upload,
+            writer: Some(writer),
+            slot,
+            goal,
+            announced,
+            received: 0,
+            begun: self.store.io().now(),
+            _in_flight: in_flight,
+        }))
+    }
+
+    /// Waits for one of the bodies being read to end, for as long as an upload may wait.
+    async fn take_slot(&self) -> Result<SemaphoreGuardArc, RegistryError> {
+        if let Some(slot) = self.slots.try_acquire_arc() {
+            return Ok(slot);
+        }
+        let io = self.store.io();
+        let deadline = std::pin::pin!(io.sleep_until(io.now() + self.config.upload_timeout));
+        let slot = std::pin::pin!(self.slots.acquire_arc());
+        match select(slot, deadline).await {
+            Either::Left((slot, _)) => Ok(slot),
+            Either::Right(_) => Err(RegistryError::UploadsBusy),
+        }
+    }
+
+    /// end-13
+    pub(super) async fn upload_status(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+    ) -> Result<Answer<I>, RegistryError> {
+        let status = self.store.upload_status(repository, upload).await;
+        let offset =
+            status.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let head = ResponseHead::new(StatusCode::NO_CONTENT);
+        let head = with_upload_place(head, repository, upload, offset);
+        Ok(Response::empty(RouteClass::UploadStatus, head))
+    }
+
+    /// end-14
+    pub(super) async fn cancel_upload(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+    ) -> Result<Answer<I>, RegistryError> {
+        let cancelled = self.store.cancel_upload(repository, upload).await;
+        cancelled.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let head = ResponseHead::new(StatusCode::NO_CONTENT);
+        Ok(Response::empty(RouteClass::UploadCancel, head))
+    }
+}
+
+/// The headers that say where an upload is and how far it has come.
+///
+/// `Range` of an empty session is `0-0`, which one byte has too: `Docker-Upload-Offset` tells
+/// them apart.
+pub(super) fn with_upload_place(
+    head: ResponseHead,
+    repository: &RepositoryName,
+    upload: UploadId,
+    offset_bytes: u64,
+) -> ResponseHead {
+    head.with("Location", format!("/v2/{repository}/blobs/uploads/{upload}"))
+        .with("Range", format!("0-{}", offset_bytes.saturating_sub(1)))
+        .with("Docker-Upload-UUID", upload.to_string())
+        .with("Docker-Upload-Offset", offset_bytes.to_string())
+}
+
+pub(super) fn parse_digest(text: &str) -> Result<Digest, RegistryError> {
+    Digest::parse(text)
+        .map_err(|problem| RegistryError::DigestInvalid { value: text.to_owned(), problem })
+}
+
+/// What the request's head says about its body: where it begins, how long it is.
+fn chunk_intent(
+    request: &Request,
+    algorithm: Option<Algorithm>,
+) -> Result<(Intent, Option<u64>), RegistryError> {
+    let length_bytes = request.body_length();
+    let Some(value) = request.head.header("content-range") else {
+        return Ok((Intent { offset_bytes: None, length_bytes, algorithm }, None));
+    };
+    let range = ChunkRange::parse(value)
+        .map_err(|_| RegistryError::ContentRangeInvalid { value: value.to_owned() })?;
+    let announced = range.length_bytes();
+    if let Some(received) = length_bytes
+        && received != announced
+    {
+        return Err(RegistryError::ChunkLengthMismatch { announced, received });
+    }
+    let intent = Intent { offset_bytes: Some(range.first), length_bytes, algorithm };
+    Ok((intent, Some(announced)))
+}
+
+/// What shall have happened when the body is complete.
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    Park,
+    Finish { digest: Digest, route: RouteClass },
+}
+
+/// A body on its way into an upload.
+pub struct UploadBody<I: Io> {
+    registry: Registry<I>,
+    repository: RepositoryName,
+    upload: UploadId,
+    /// Absent once an error has been answered.
+    writer: Option<UploadWriter<I>>,
+    slot: Option<SemaphoreGuardArc>,
+    goal: Goal,
+    /// The length that `Content-Range` promised.
+    announced: Option<u64>,
+    received: u64,
+    begun: Moment,
+    _in_flight: InFlight,
+}
+
+impl<I: Io> UploadBody<I> {
+    fn refuse(&self, error: StoreError) -> Answer<I> {
+        let error = RegistryError::of_upload(&self.repository, self.upload, error);
+        self.registry.refusal(self.route(), error)
+    }
+
+    fn route(&self) -> RouteClass {
+        match self.goal {
+            Goal::Park => RouteClass::UploadChunk,
+            Goal::Finish { route, .. } => route,
+        }
+    }
+
+    async fn park(mut self, writer: UploadWriter<I>) -> Answer<I> {
+        let offset = match writer.park().await {
+            Ok(offset) => offset,
+            Err(error) => return self.refuse(error),
+        };
+        self.slot = None;
+        if let Some(announced) = self.announced.filter(|announced| *announced != self.received) {
+            let received = self.received;
+            let error = RegistryError::ChunkLengthMismatch { announced, received };
+            return self.registry.refusal(self.route(), error);
+        }
+        let head = ResponseHead::new(StatusCode::ACCEPTED);
+        let head = with_upload_place(head, &self.repository, self.upload, offset);
+        Response::empty(RouteClass::UploadChunk, head)
+    }
+
+    async fn finish_as(self, writer: UploadWriter<I>, digest: Digest) -> Answer<I> {
+        if let Some(announced) = self.announced.filter(|announced| *announced != self.received) {
+            let received = self.received;
+            if let Err(error) = writer.park().await {
+                return self.refuse(error);
+            }
+            let error = RegistryError::ChunkLengthMismatch { announced, received };
+            return self.registry.refusal(self.route(), error);
+        }
+        let io = self.registry.store.io();
+        let last_byte = io.now();
+        let finished = match writer.finish(digest).await {
+            Ok(verified) => {
+                let size_bytes = verified.size_bytes();
+                self.registry.store.adopt(verified).await.map(|()| size_bytes)
+            }
+            Err(error) => Err(error),
+        };
+        let size_bytes = match finished {
+            Ok(size_bytes) => size_bytes,
+            Err(error) => {
+                if let StoreError::DigestMismatch { .. } = error {
+                    tracing::warn!(repository = %self.repository, "{error}");
+                }
+                return self.refuse(error);
+            }
+        };
+        let now = io.now();
+        self.registry.metrics.commit_took(now.since(last_byte));
+        self.registry.metrics.upload_took(now.since(self.begun));
+        tracing::debug!(repository = %self.repository, %digest, size_bytes, "blob pushed");
+        let head = ResponseHead::new(StatusCode::CREATED)
+            .with("Location", format!("/v2/{}/blobs/{digest}", self.repository))
+            .with("Docker-Content-Digest", digest.to_string());
+        Response::empty(self.route(), head)
+    }
+}
+
+impl<I: Io> BodySink<I::File> for UploadBody<I> {
+    async fn spare(&mut self) -> Buffer {
+        self.registry.buffers.take().await
+    }
+
+    async fn pour(&mut self, filled: Buffer) -> Result<(), Answer<I>> {
+        self.received += filled.len() as u64;
+        let Some(writer) = &mut self.writer else { return Err(self.refuse(StoreError::Fenced)) };
+        writer.append(filled).await.map_err(|error| self.refuse(error))
+    }
+
+    async fn pause(&mut self, silent: Duration) -> Result<(), Answer<I>> {
+        if silent >= SLOT_KEPT {
+            self.slot = None;
+        }
+        let Some(writer) = &mut self.writer else { return Err(self.refuse(StoreError::Fenced)) };
+        writer.make_durable().await.map_err(|error| self.refuse(error))
+    }
+
+    async fn resume(&mut self) -> Result<(), Answer<I>> {
+        self.progressed();
+        if self.slot.is_none() {
+            match self.registry.take_slot().await {
+                Ok(slot) => self.slot = Some(slot),
+                Err(error) => return Err(self.registry.refusal(self.route(), error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn progressed(&mut self) {
+        if let Some(writer) = &self.writer {
+            writer.progressed();
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        self.registry.config.upload_timeout
+    }
+
+    async fn finish(mut self) -> Answer<I> {
+        let Some(writer) = self.writer.take() else { return self.refuse(StoreError::Fenced) };
+        match self.goal {
+            Goal::Park => self.park(writer).await,
+            Goal::Finish { digest, .. } => self.finish_as(writer, digest).await,
+        }
+    }
+
+    async fn abandon(mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        if let Goal::Finish { route: RouteClass::UploadSingle, .. } = self.goal {
+            // Nobody has been told the session's name, so nobody can come back to it.
+            drop(writer);
+            let _ = self.registry.store.cancel_upload(&self.repository, self.upload).await;
+            return;
+        }
+        match writer.park().await {
+            Ok(offset) => tracing::debug!(upload = %self.upload, offset, "upload parked"),
+            Err(error) => tracing::warn!(upload = %self.upload, %error, "upload not parked"),
+        }
+    }
+}
+

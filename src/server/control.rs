@@ -1,0 +1,111 @@
+//! The control plane: `/metrics`, the expiry of idle uploads, the count of the storage.
+//!
+//! Runs on the thread that started the program, with a ring of its own, and touches no blob.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+
+use super::connection::{self, Parts};
+use super::router::MetricsPort;
+use super::stop::Stop;
+use crate::access::Access;
+use crate::admin::Admin;
+use crate::io::pool::Pool;
+use crate::io::uring::{Driver, UringIo, UringListener};
+use crate::io::{Io, Listener};
+use crate::limits::EXPIRY_INTERVAL;
+use crate::store::{Shared, Store};
+use crate::telemetry::Telemetry;
+
+/// How often the gauges of the storage are brought up to date.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the control plane works with.
+pub struct Control {
+    pub telemetry: Arc<Telemetry>,
+    pub shared: Arc<Shared>,
+    pub access: Arc<Access>,
+    pub admin: Admin,
+    pub upload_timeout: Duration,
+    pub read_timeout: Duration,
+    pub stop: Stop,
+}
+
+/// Runs until the server stops.
+pub fn run(driver: &Driver, pool: Pool, socket: OwnedFd, control: Control) -> io::Result<()> {
+    UringIo::run(driver, pool, |io| control.run(io, socket)).flatten()
+}
+
+impl Control {
+    async fn run(self, io: UringIo, socket: OwnedFd) -> io::Result<()> {
+        let store = Store::attach(io.clone(), self.shared.clone());
+        io.spawn(count_storage(store.clone()));
+        io.spawn(self.refresh_gauges(&store));
+        io.spawn(expire_uploads(store, self.upload_timeout));
+        io.spawn(watch_passwords(io.clone(), self.access.clone()));
+        let listener = UringListener::from_socket(socket)?;
+        let parts = Rc::new(Parts::new(
+            io.clone(),
+            MetricsPort { admin: self.admin },
+            self.telemetry.unlisted(),
+            self.read_timeout,
+            self.stop.clone(),
+        ));
+        loop {
+            let accept = std::pin::pin!(listener.accept());
+            let stopping = std::pin::pin!(self.stop.raised());
+            match select(accept, stopping).await {
+                Either::Left((Ok((stream, peer)), _)) => {
+                    io.spawn(connection::serve(parts.clone(), stream, peer.ip()));
+                }
+                Either::Left((Err(error), _)) => {
+                    tracing::warn!(%error, "cannot accept connections to /metrics now");
+                    io.sleep_until(io.now() + Duration::from_millis(100)).await;
+                }
+                Either::Right(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn refresh_gauges(&self, store: &Store<UringIo>) -> impl Future<Output = ()> + 'static {
+        let (telemetry, store) = (self.telemetry.clone(), store.clone());
+        async move {
+            loop {
+                let usage = store.shared().usage();
+                telemetry.set_storage(usage.bytes(), usage.blobs());
+                let root = store.shared().layout().root().to_owned();
+                if let Ok(free) = store.io().free_space(&root).await {
+                    telemetry.set_disk_free(&root.display().to_string(), free);
+                }
+                store.io().sleep_until(store.io().now() + GAUGE_INTERVAL).await;
+            }
+        }
+    }
+}
+
+async fn count_storage(store: Store<UringIo>) {
+    if let Err(error) = store.count_usage().await {
+        tracing::warn!(%error, "the storage was not counted; its gauges show this run alone");
+    }
+}
+
+async fn expire_uploads(store: Store<UringIo>, idle: Duration) {
+    loop {
+        store.io().sleep_until(store.io().now() + EXPIRY_INTERVAL).await;
+        store.expire_uploads(idle).await;
+    }
+}
+
+/// Takes changes of the password file up without a restart.
+async fn watch_passwords(io: UringIo, access: Arc<Access>) {
+    loop {
+        io.sleep_until(io.now() + Duration::from_secs(1)).await;
+        let access = access.clone();
+        io.offload(move || access.reload_if_changed()).await;
+    }
+}
