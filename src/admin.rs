@@ -21,7 +21,10 @@ pub struct Admin {
 
 impl Admin {
     pub fn new(telemetry: Arc<Telemetry>, is_ready: Probe) -> Self {
-        Self { telemetry, is_ready }
+        Self {
+            telemetry,
+            is_ready,
+        }
     }
 
     /// The answer to a request on the main port, if its path is one of ours.
@@ -34,7 +37,12 @@ impl Admin {
             _ => return None,
         };
         let head = ResponseHead::new(status).with("Content-Type", "application/json");
-        Some(readable(request, RouteClass::Health, head, Bytes::from_static(body.as_bytes())))
+        Some(readable(
+            request,
+            RouteClass::Health,
+            head,
+            Bytes::from_static(body.as_bytes()),
+        ))
     }
 
     /// The answer to a request on the metrics port.
@@ -50,11 +58,15 @@ impl Admin {
 
 /// The answer for a path that belongs to nobody.
 pub fn not_found<F>(request: &Request) -> Response<F> {
-    let head =
-        ResponseHead::new(StatusCode::NOT_FOUND).with("Content-Type", "application/json");
-    let body = Bytes::from_static(br#"{"errors":[{"code":"UNSUPPORTED","message":"no such endpoint"}]}"#);
+    let head = ResponseHead::new(StatusCode::NOT_FOUND).with("Content-Type", "application/json");
+    let body =
+        Bytes::from_static(br#"{"errors":[{"code":"UNSUPPORTED","message":"no such endpoint"}]}"#);
     let response = Response::bytes(RouteClass::Other, head, body);
-    if request.head.method == Method::HEAD { response.without_payload() } else { response }
+    if request.head.method == Method::HEAD {
+        response.without_payload()
+    } else {
+        response
+    }
 }
 
 /// `body` for GET, its head alone for HEAD, and a refusal for the rest.

@@ -59,7 +59,10 @@ pub struct Gather<F> {
     /// The answer to a body that is larger.
     pub too_large: Response<F>,
     /// The answer to the body.
-    #[expect(clippy::type_complexity, reason = "a boxed continuation has no shorter name")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "a boxed continuation has no shorter name"
+    )]
     pub then: Box<dyn FnOnce(Bytes) -> Pin<Box<dyn Future<Output = Response<F>>>>>,
 }
 
@@ -106,7 +109,11 @@ pub enum Payload<F> {
     None,
     Bytes(Bytes),
     /// A part of a file, sent from the page cache.
-    File { file: F, range: Range<u64>, patience: Duration },
+    File {
+        file: F,
+        range: Range<u64>,
+        patience: Duration,
+    },
 }
 
 impl<F> Response<F> {
@@ -115,13 +122,23 @@ impl<F> Response<F> {
         let bodiless = head.status().is_informational()
             || head.status() == http::StatusCode::NO_CONTENT
             || head.status() == http::StatusCode::NOT_MODIFIED;
-        Self { head, payload: Payload::None, route, length: (!bodiless).then_some(0) }
+        Self {
+            head,
+            payload: Payload::None,
+            route,
+            length: (!bodiless).then_some(0),
+        }
     }
 
     /// An answer with a body in memory.
     pub fn bytes(route: RouteClass, head: ResponseHead, bytes: Bytes) -> Self {
         let length = Some(bytes.len() as u64);
-        Self { head, payload: Payload::Bytes(bytes), route, length }
+        Self {
+            head,
+            payload: Payload::Bytes(bytes),
+            route,
+            length,
+        }
     }
 
     /// An answer with a body from a file; `patience` bounds how long the client may take nothing.
@@ -133,7 +150,16 @@ impl<F> Response<F> {
         patience: Duration,
     ) -> Self {
         let length = Some(range.end - range.start);
-        Self { head, payload: Payload::File { file, range, patience }, route, length }
+        Self {
+            head,
+            payload: Payload::File {
+                file,
+                range,
+                patience,
+            },
+            route,
+            length,
+        }
     }
 
     /// The same head, no payload: the answer to HEAD.

@@ -1,25 +1,432 @@
-//! Stub.
-use crate::config::AccessConfig;
+//! Who may do what: credentials in, a [`Grant`] or a refusal out.
+//!
+//! A right password costs a bcrypt once; after that a keyed hash of it is known. The slow part
+//! is a value ([`Pending`]) that the caller runs off the cores. Nothing here logs a header or a
+//! password.
+
+mod credentials;
+mod throttle;
+mod verified;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::StatusCode;
-use std::net::IpAddr;
-pub struct Access;
-#[derive(Clone, Copy)]
-pub enum Permission { Ping, Pull, Push, Delete, Admin }
-pub struct Grant;
-pub enum Decision { Granted(Grant), Refused(Refusal), Pending(Pending) }
-pub struct Refusal;
-impl Refusal {
-    pub fn status(&self) -> StatusCode { StatusCode::UNAUTHORIZED }
-    pub fn headers(&self) -> Vec<(&'static str, String)> { vec![] }
-    pub fn body(&self) -> Bytes { Bytes::new() }
+
+use crate::io::system_moment;
+use crate::io::uring::{self, Stamp};
+use credentials::{LineError, PasswordHash, Users, parse_basic, parse_htpasswd};
+use throttle::Throttle;
+use verified::{Fingerprint, Verified};
+
+const HTPASSWD_BYTES_MAX: u64 = 16 << 20;
+const CHALLENGE: &str = r#"Basic realm="Shoal Registry""#;
+
+/// What access is told by its owner.
+#[derive(Debug, Clone, Default)]
+pub struct AccessConfig {
+    /// `false`: everybody may do everything.
+    pub required: bool,
+    /// A user of the environment and what their password is compared to.
+    pub user: Option<(String, Secret)>,
+    pub htpasswd_file: Option<PathBuf>,
+    /// Pull without login; all else still asks for one, the ping too.
+    pub anonymous_pull: bool,
 }
-pub struct Pending;
-pub struct Verdict;
-impl Pending { pub fn verify(self) -> Verdict { Verdict } }
+
+/// The password of a user of the environment.
+#[derive(Clone)]
+pub enum Secret {
+    Password(String),
+    Hash(String),
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(..)")
+    }
+}
+
+/// What a request wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// Ask whether this is a registry, and whether it wants a login.
+    Ping,
+    Pull,
+    Push,
+    Delete,
+}
+
+/// The right to do what was asked; made here and nowhere else.
+#[derive(Debug)]
+pub struct Grant {
+    user: Option<String>,
+}
+
+impl Grant {
+    /// Who was granted it; `None` for somebody unnamed.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    Granted(Grant),
+    Refused(Refusal),
+    /// The password has not been seen before: run [`Pending::verify`] off the cores, then
+    /// [`Access::complete`].
+    Pending(Pending),
+}
+
+/// Why not, as it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// 401: a login is wanted, or the one given is wrong.
+    LoginWanted,
+    /// 429: too many wrong ones.
+    TooManyFailures { wait: Duration },
+}
+
+impl Refusal {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Refusal::LoginWanted => StatusCode::UNAUTHORIZED,
+            Refusal::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Refusal::LoginWanted => vec![("WWW-Authenticate", CHALLENGE.to_owned())],
+            Refusal::TooManyFailures { wait } => {
+                vec![("Retry-After", (wait.as_secs() + 1).to_string())]
+            }
+        }
+    }
+
+    pub fn body(&self) -> Bytes {
+        Bytes::from_static(match self {
+            Refusal::LoginWanted => {
+                br#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#
+            }
+            Refusal::TooManyFailures { .. } => {
+                br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"too many failed logins"}]}"#
+            }
+        })
+    }
+}
+
+/// A password still to be compared.
+pub struct Pending {
+    user: String,
+    password: String,
+    stored: PasswordHash,
+    is_known: bool,
+    fingerprint: Fingerprint,
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Pending")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pending {
+    /// Compares; takes as long as bcrypt is meant to, for unknown users too.
+    pub fn verify(self) -> Verdict {
+        let matches = self.stored.verify(&self.password);
+        let right = (matches && self.is_known).then_some(self.fingerprint);
+        Verdict {
+            user: self.user,
+            right,
+        }
+    }
+}
+
+/// What a comparison came to.
+pub struct Verdict {
+    user: String,
+    right: Option<Fingerprint>,
+}
+
+/// Why the users could not be read.
+#[derive(Debug)]
+pub enum AccessError {
+    Unreadable { path: PathBuf, source: io::Error },
+    Line { path: PathBuf, error: LineError },
+    Hash,
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AccessError::Unreadable { path, source } => {
+                write!(
+                    formatter,
+                    "REGISTRY_HTPASSWD_FILE={}: {source}",
+                    path.display()
+                )
+            }
+            AccessError::Line { path, error } => {
+                write!(
+                    formatter,
+                    "REGISTRY_HTPASSWD_FILE={}: {error}",
+                    path.display()
+                )
+            }
+            AccessError::Hash => write!(
+                formatter,
+                "BASIC_PASS_HASH: not a bcrypt hash ($2a$, $2b$ or $2y$): make it with htpasswd -B"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for AccessError {}
+
+/// The one who decides; shared by all cores.
+pub struct Access {
+    config: AccessConfig,
+    state: Mutex<State>,
+}
+
+struct State {
+    users: Users,
+    stamp: Option<Stamp>,
+    verified: Verified,
+    throttle: Throttle,
+}
+
 impl Access {
-    pub fn open(_: &AccessConfig) -> Result<Self, String> { Ok(Access) }
-    pub fn authorize(&self, _: Option<&str>, _: Permission, _: IpAddr) -> Decision { Decision::Granted(Grant) }
-    pub fn complete(&self, _: Verdict, _: Permission, _: IpAddr) -> Result<Grant, Refusal> { Ok(Grant) }
-    pub fn reload_if_changed(&self) {}
+    /// Reads the users. `key` is random and for this process alone.
+    pub fn open(config: AccessConfig, key: [u8; 32]) -> Result<Self, AccessError> {
+        let (users, stamp) = read_users(&config)?;
+        let state = State {
+            users,
+            stamp,
+            verified: Verified::new(key),
+            throttle: Throttle::default(),
+        };
+        Ok(Self {
+            config,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Decides by the `Authorization` header, as far as that costs nothing.
+    pub fn authorize(
+        &self,
+        header: Option<&str>,
+        permission: Permission,
+        client: IpAddr,
+    ) -> Decision {
+        if !self.config.required {
+            return Decision::Granted(Grant { user: None });
+        }
+        let credentials = header.and_then(parse_basic);
+        let is_anonymous = match &credentials {
+            None => header.is_none(),
+            Some((user, password)) => user.is_empty() && password.is_empty(),
+        };
+        if is_anonymous && permission == Permission::Pull && self.config.anonymous_pull {
+            return Decision::Granted(Grant { user: None });
+        }
+        let Some((user, password)) = credentials.filter(|_| !is_anonymous) else {
+            return Decision::Refused(Refusal::LoginWanted);
+        };
+        let state = self.lock();
+        let (stored, is_known) = state.users.hash_of(&user);
+        let fingerprint = state.verified.fingerprint(&user, &password, stored);
+        if is_known && state.verified.knows(&fingerprint) {
+            return Decision::Granted(Grant { user: Some(user) });
+        }
+        if let Some(wait) = state.throttle.wait_of(client, system_moment()) {
+            return Decision::Refused(Refusal::TooManyFailures { wait });
+        }
+        let stored = stored.clone();
+        Decision::Pending(Pending {
+            user,
+            password,
+            stored,
+            is_known,
+            fingerprint,
+        })
+    }
+
+    /// Decides by what the comparison came to.
+    pub fn complete(&self, verdict: Verdict, client: IpAddr) -> Result<Grant, Refusal> {
+        let mut state = self.lock();
+        match verdict.right {
+            Some(fingerprint) => {
+                state.verified.keep(fingerprint);
+                state.throttle.succeeded(client);
+                Ok(Grant {
+                    user: Some(verdict.user),
+                })
+            }
+            None => {
+                state.throttle.failed(client, system_moment());
+                drop(state);
+                tracing::warn!(user = %verdict.user, %client, "auth: authentication failed");
+                Err(Refusal::LoginWanted)
+            }
+        }
+    }
+
+    /// Takes a changed file up; one that cannot be read leaves the users as they are. Blocks.
+    pub fn reload_if_changed(&self) {
+        let Some(path) = &self.config.htpasswd_file else {
+            return;
+        };
+        let Ok(stamp) = uring::stamp(path) else {
+            return;
+        };
+        if self.lock().stamp == Some(stamp) {
+            return;
+        }
+        match read_users(&self.config) {
+            Ok((users, stamp)) => {
+                let mut state = self.lock();
+                state.users = users;
+                state.stamp = stamp;
+                state.verified.forget_all();
+                tracing::info!("auth: the password file was read again");
+            }
+            Err(error) => {
+                // Noted as seen, so that it is said once and not every second.
+                self.lock().stamp = Some(stamp);
+                tracing::error!(%error, "auth: the password file has changed and is not used");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_users(config: &AccessConfig) -> Result<(Users, Option<Stamp>), AccessError> {
+    let mut users = Vec::new();
+    let mut found = None;
+    if let Some(path) = &config.htpasswd_file {
+        let unreadable = |source| AccessError::Unreadable {
+            path: path.clone(),
+            source,
+        };
+        found = Some(uring::stamp(path).map_err(unreadable)?);
+        let text = uring::read_text(path, HTPASSWD_BYTES_MAX).map_err(unreadable)?;
+        let lines = parse_htpasswd(&text);
+        users = lines.map_err(|error| AccessError::Line {
+            path: path.clone(),
+            error,
+        })?;
+    }
+    if let Some((user, secret)) = &config.user {
+        let hash = match secret {
+            Secret::Hash(hash) => PasswordHash::parse(hash),
+            Secret::Password(password) => bcrypt::hash(password, bcrypt::DEFAULT_COST)
+                .ok()
+                .and_then(|hash| PasswordHash::parse(&hash)),
+        };
+        users.push((user.clone(), hash.ok_or(AccessError::Hash)?));
+    }
+    Ok((Users::new(users), found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADMIN: &str = "Basic YWRtaW46c2VjcmV0"; // admin:secret
+    const WRONG: &str = "Basic YWRtaW46d3Jvbmc="; // admin:wrong
+    const ROOT: &str = "Basic cm9vdDpzZWNyZXQ="; // root:secret
+
+    fn access(anonymous_pull: bool) -> Access {
+        let hash = bcrypt::hash("secret", 4).expect("cost 4 is allowed");
+        let user = Some(("admin".to_owned(), Secret::Hash(hash)));
+        let config = AccessConfig {
+            required: true,
+            user,
+            htpasswd_file: None,
+            anonymous_pull,
+        };
+        Access::open(config, [1; 32]).expect("the hash is valid")
+    }
+
+    fn client() -> IpAddr {
+        [127, 0, 0, 1].into()
+    }
+
+    fn is_granted(access: &Access, header: Option<&str>, permission: Permission) -> bool {
+        match access.authorize(header, permission, client()) {
+            Decision::Granted(_) => true,
+            Decision::Refused(_) => false,
+            Decision::Pending(pending) => access.complete(pending.verify(), client()).is_ok(),
+        }
+    }
+
+    #[test]
+    fn the_right_password_is_verified_once_and_known_from_then_on() {
+        let access = access(false);
+        let first = access.authorize(Some(ADMIN), Permission::Push, client());
+        assert!(matches!(first, Decision::Pending(_)));
+        assert!(is_granted(&access, Some(ADMIN), Permission::Push));
+        let second = access.authorize(Some(ADMIN), Permission::Push, client());
+        assert!(matches!(second, Decision::Granted(grant) if grant.user() == Some("admin")));
+    }
+
+    #[test]
+    fn wrong_unknown_and_missing_credentials_are_refused() {
+        let access = access(false);
+        for header in [
+            None,
+            Some(WRONG),
+            Some(ROOT),
+            Some("Basic Og=="),
+            Some("Bearer x"),
+        ] {
+            for permission in [Permission::Ping, Permission::Pull, Permission::Push] {
+                assert!(
+                    !is_granted(&access, header, permission),
+                    "{header:?} {permission:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn anonymous_pull_is_for_pulling_alone() {
+        let access = access(true);
+        for header in [None, Some("Basic Og==")] {
+            assert!(is_granted(&access, header, Permission::Pull));
+            assert!(!is_granted(&access, header, Permission::Ping));
+            assert!(!is_granted(&access, header, Permission::Push));
+        }
+        assert!(!is_granted(&access, Some(WRONG), Permission::Pull));
+    }
+
+    #[test]
+    fn a_guesser_is_told_to_wait_and_a_known_login_still_works() {
+        let access = access(false);
+        assert!(is_granted(&access, Some(ADMIN), Permission::Pull));
+        for _ in 0..20 {
+            assert!(!is_granted(&access, Some(WRONG), Permission::Pull));
+        }
+        let refused = access.authorize(Some(WRONG), Permission::Pull, client());
+        assert!(matches!(
+            refused,
+            Decision::Refused(Refusal::TooManyFailures { .. })
+        ));
+        assert!(is_granted(&access, Some(ADMIN), Permission::Pull));
+    }
 }

@@ -215,7 +215,11 @@ fn scaled(number: &str, unit_nanos: u128) -> Option<u128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
     }
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u128 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut nanos = whole.checked_mul(unit_nanos)?;
     let mut place_nanos = unit_nanos;
     // Beyond 20 places nothing reaches a nanosecond, even of an hour.
@@ -324,7 +328,18 @@ mod tests {
             assert_eq!(address.to_string(), shown);
             assert_eq!(address.candidates().len(), 1);
         }
-        for text in ["", "8080", ":", ":65536", ":+80", ":-1", "::1:80", "host:80", "[::1:80", "http://a:80"] {
+        for text in [
+            "",
+            "8080",
+            ":",
+            ":65536",
+            ":+80",
+            ":-1",
+            "::1:80",
+            "host:80",
+            "[::1:80",
+            "http://a:80",
+        ] {
             assert_eq!(ListenAddress::parse(text), None, "{text}");
         }
     }
@@ -358,7 +373,15 @@ mod tests {
     #[test]
     fn a_whole_number_has_digits_only() {
         assert_eq!(whole("007"), Some(7));
-        for text in ["", "+5", "-5", "5 ", "1_000", "0x10", "18446744073709551616"] {
+        for text in [
+            "",
+            "+5",
+            "-5",
+            "5 ",
+            "1_000",
+            "0x10",
+            "18446744073709551616",
+        ] {
             assert_eq!(whole(text), None, "{text}");
         }
     }

@@ -180,6 +180,8 @@ pub trait File: Clone + 'static {
     fn make_read_only(&self) -> impl Future<Output = io::Result<()>>;
     /// The file's size.
     fn size_bytes(&self) -> io::Result<u64>;
+    /// When its content last changed.
+    fn modified(&self) -> io::Result<SystemTime>;
     /// Whether all of `range` is in memory, so that sending it does not wait for the disk.
     fn is_resident(&self, range: Range<u64>) -> bool;
     /// Asks for `wanted` and resolves when `needed`, its beginning, is in memory.

@@ -28,7 +28,7 @@ impl Pool {
                 .name(name.to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || {
-                        while let Ok(work) = receiver.recv() {
+                    while let Ok(work) = receiver.recv() {
                         // A panic of one piece of work answers its own waiter (the channel closes)
                         // and must not take a thread from all others.
                         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));

@@ -117,7 +117,11 @@ pub fn lock_file(path: &Path) -> io::Result<fs::File> {
 /// A listening socket, which any thread may take over. An unspecified IPv6 address takes IPv4
 /// connections too.
 pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if address.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -132,6 +136,24 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 /// The address a socket is bound to.
 pub fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
     Ok(SocketAddr::try_from(rustix::net::getsockname(socket)?)?)
+}
+
+fn fill_random(bytes: &mut [u8]) {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("the system has no random source: {error}"),
+        }
+    }
+}
+
+/// Bits for a secret that lives as long as the process.
+pub fn random_key() -> [u8; 32] {
+    let mut key = [0; 32];
+    fill_random(&mut key);
+    key
 }
 
 /// The kernel as one thread sees it.
@@ -168,17 +190,7 @@ impl Io for UringIo {
     }
 
     fn fill_random(&self, bytes: &mut [u8]) {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match rustix::rand::getrandom(
-                &mut bytes[filled..],
-                rustix::rand::GetRandomFlags::empty(),
-            ) {
-                Ok(count) => filled += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => panic!("the system has no random source: {error}"),
-            }
-        }
+        fill_random(bytes);
     }
 
     async fn sleep_until(&self, moment: Moment) {
@@ -367,7 +379,9 @@ impl Listener for UringListener {
 impl UringListener {
     /// Takes a listening socket over for the calling thread.
     pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: PollFd::new(socket)? })
+        Ok(Self {
+            socket: PollFd::new(socket)?,
+        })
     }
 
     /// The next connection as a bare socket, to be handed to the thread that will serve it.
@@ -565,6 +579,10 @@ impl File for UringFile {
         Ok(self.file.metadata()?.len())
     }
 
+    fn modified(&self) -> io::Result<SystemTime> {
+        self.file.metadata()?.modified()
+    }
+
     fn is_resident(&self, range: Range<u64>) -> bool {
         let first = range.start / PAGE_BYTES;
         let behind = range.end.div_ceil(PAGE_BYTES);
@@ -600,4 +618,38 @@ impl File for UringFile {
 pub fn uptime() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Tells one state of a small file from the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<SystemTime>,
+    size_bytes: u64,
+    inode: u64,
+}
+
+/// The stamp of the file `path`. Blocks; for a pool's thread or the start.
+pub fn stamp(path: &Path) -> io::Result<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(path)?;
+    Ok(Stamp {
+        modified: meta.modified().ok(),
+        size_bytes: meta.len(),
+        inode: meta.ino(),
+    })
+}
+
+/// The text of a small configuration file. Blocks; for a pool's thread or the start.
+pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(bytes_max + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "larger than its kind",
+        ));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -4,7 +4,9 @@ use http::{Method, StatusCode};
 
 use super::error::RegistryError;
 use super::{Answer, Registry};
-use crate::http1::{ByteRange, RangeOutcome, ResponseHead, etag_matches, if_range_matches};
+use crate::http1::{
+    ByteRange, RangeOutcome, ResponseHead, etag_matches, http_date, if_range_matches,
+};
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
 use crate::service::{Request, Response};
@@ -23,13 +25,18 @@ impl<I: Io> Registry<I> {
             .map_err(RegistryError::from_store)?
             .ok_or(RegistryError::BlobUnknown { digest })?;
         let is_head = request.head.method == Method::HEAD;
-        let route = if is_head { RouteClass::BlobHead } else { RouteClass::BlobGet };
+        let route = if is_head {
+            RouteClass::BlobHead
+        } else {
+            RouteClass::BlobGet
+        };
         let etag = format!("\"{digest}\"");
         let describe = |status| {
             ResponseHead::new(status)
                 .with("Content-Type", "application/octet-stream")
                 .with("Docker-Content-Digest", digest.to_string())
                 .with("ETag", etag.clone())
+                .with("Last-Modified", http_date(blob.modified))
                 .with("Accept-Ranges", "bytes")
         };
         if let Some(known) = request.head.header("if-none-match")
@@ -47,8 +54,10 @@ impl<I: Io> Registry<I> {
             }
             RangeOutcome::Single(range) => {
                 let last = range.end - 1;
-                let head = describe(StatusCode::PARTIAL_CONTENT)
-                    .with("Content-Range", format!("bytes {}-{last}/{size}", range.start));
+                let head = describe(StatusCode::PARTIAL_CONTENT).with(
+                    "Content-Range",
+                    format!("bytes {}-{last}/{size}", range.start),
+                );
                 (head, range)
             }
             // Several ranges may be answered whole, and never by the first alone.
@@ -56,7 +65,11 @@ impl<I: Io> Registry<I> {
         };
         tracing::debug!(%repository, %digest, ?range, "blob pull");
         let response = Response::file(route, head, blob.file, range, patience);
-        Ok(if is_head { response.without_payload() } else { response })
+        Ok(if is_head {
+            response.without_payload()
+        } else {
+            response
+        })
     }
 
     /// end-10
@@ -70,7 +83,10 @@ impl<I: Io> Registry<I> {
             return Err(RegistryError::BlobUnknown { digest });
         }
         tracing::debug!(%repository, %digest, "blob deleted");
-        Ok(Response::empty(RouteClass::BlobDelete, ResponseHead::new(StatusCode::ACCEPTED)))
+        Ok(Response::empty(
+            RouteClass::BlobDelete,
+            ResponseHead::new(StatusCode::ACCEPTED),
+        ))
     }
 }
 
@@ -79,7 +95,9 @@ fn wanted_range(request: &Request, etag: &str, size: u64) -> RangeOutcome {
     if request.head.method != Method::GET {
         return RangeOutcome::Whole;
     }
-    let Some(range) = request.head.header("range") else { return RangeOutcome::Whole };
+    let Some(range) = request.head.header("range") else {
+        return RangeOutcome::Whole;
+    };
     if let Some(condition) = request.head.header("if-range")
         && !if_range_matches(condition, etag, None)
     {

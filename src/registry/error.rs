@@ -14,27 +14,67 @@ use crate::store::{StoreError, UploadId};
 #[derive(Debug)]
 pub enum RegistryError {
     Route(RouteError),
-    BlobUnknown { digest: Digest },
+    BlobUnknown {
+        digest: Digest,
+    },
     UploadUnknown,
-    UploadBusy { repository: RepositoryName, upload: UploadId, offset_bytes: u64 },
-    ChunkOutOfOrder { repository: RepositoryName, upload: UploadId, expected: u64, received: u64 },
-    ContentRangeInvalid { value: String },
-    ChunkLengthMismatch { announced: u64, received: u64 },
+    UploadBusy {
+        repository: RepositoryName,
+        upload: UploadId,
+        offset_bytes: u64,
+    },
+    ChunkOutOfOrder {
+        repository: RepositoryName,
+        upload: UploadId,
+        expected: u64,
+        received: u64,
+    },
+    ContentRangeInvalid {
+        value: String,
+    },
+    ChunkLengthMismatch {
+        announced: u64,
+        received: u64,
+    },
     DigestMissing,
-    DigestInvalid { value: String, problem: DigestError },
-    DigestMismatch { claimed: Digest, computed: Digest },
-    BlobTooLarge { bytes_max: u64 },
-    ManifestTooLarge { bytes_max: usize },
+    DigestInvalid {
+        value: String,
+        problem: DigestError,
+    },
+    DigestMismatch {
+        claimed: Digest,
+        computed: Digest,
+    },
+    BlobTooLarge {
+        bytes_max: u64,
+    },
+    ManifestTooLarge {
+        bytes_max: usize,
+    },
     ManifestInvalid(ManifestError),
-    ManifestDigestMismatch { claimed: Digest, computed: Digest },
+    ManifestDigestMismatch {
+        claimed: Digest,
+        computed: Digest,
+    },
     ReferencesMissing(Vec<Descriptor>),
-    ManifestUnknown { reference: Reference },
-    NameUnknown { repository: RepositoryName },
-    PageSizeInvalid { value: String },
-    TagImmutable { tag: Option<Tag>, holds: Digest },
+    ManifestUnknown {
+        reference: Reference,
+    },
+    NameUnknown {
+        repository: RepositoryName,
+    },
+    PageSizeInvalid {
+        value: String,
+    },
+    TagImmutable {
+        tag: Option<Tag>,
+        holds: Digest,
+    },
     /// The upload limit was reached for as long as an upload may wait.
     UploadsBusy,
-    NotInThisVersion { what: &'static str },
+    NotInThisVersion {
+        what: &'static str,
+    },
     StorageFull,
     Internal(StoreError),
 }
@@ -45,13 +85,18 @@ impl RegistryError {
         let repository = repository.clone();
         match error {
             StoreError::UploadUnknown => RegistryError::UploadUnknown,
-            StoreError::UploadBusy { offset_bytes } => {
-                RegistryError::UploadBusy { repository, upload, offset_bytes }
-            }
+            StoreError::UploadBusy { offset_bytes } => RegistryError::UploadBusy {
+                repository,
+                upload,
+                offset_bytes,
+            },
             StoreError::Fenced => RegistryError::UploadUnknown,
-            StoreError::ChunkOutOfOrder { expected, received } => {
-                RegistryError::ChunkOutOfOrder { repository, upload, expected, received }
-            }
+            StoreError::ChunkOutOfOrder { expected, received } => RegistryError::ChunkOutOfOrder {
+                repository,
+                upload,
+                expected,
+                received,
+            },
             error => RegistryError::from_store(error),
         }
     }
@@ -80,8 +125,17 @@ impl RegistryError {
         let mut head = ResponseHead::new(status).with("Content-Type", "application/json");
         match self {
             RegistryError::Route(RouteError::Method { allow }) => head = head.with("Allow", *allow),
-            RegistryError::ChunkOutOfOrder { repository, upload, expected: offset, .. }
-            | RegistryError::UploadBusy { repository, upload, offset_bytes: offset } => {
+            RegistryError::ChunkOutOfOrder {
+                repository,
+                upload,
+                expected: offset,
+                ..
+            }
+            | RegistryError::UploadBusy {
+                repository,
+                upload,
+                offset_bytes: offset,
+            } => {
                 head = super::uploads::with_upload_place(head, repository, *upload, *offset);
             }
             RegistryError::UploadsBusy => head = head.with("Retry-After", "5"),
@@ -110,7 +164,9 @@ impl RegistryError {
                 Code::BlobUploadInvalid,
                 "another client is writing to this upload session",
             ),
-            RegistryError::ChunkOutOfOrder { expected, received, .. } => {
+            RegistryError::ChunkOutOfOrder {
+                expected, received, ..
+            } => {
                 let message =
                     format!("the chunk begins at {received}, it should begin at {expected}");
                 let body = ErrorBody::new(Code::BlobUploadInvalid, message)
@@ -123,7 +179,10 @@ impl RegistryError {
                     .detail(json!({ "contentRange": value }));
                 (Status::RANGE_NOT_SATISFIABLE, body)
             }
-            RegistryError::ChunkLengthMismatch { announced, received } => {
+            RegistryError::ChunkLengthMismatch {
+                announced,
+                received,
+            } => {
                 let message =
                     format!("Content-Range announces {announced} bytes, the body has {received}");
                 let detail = json!({ "announced": announced, "received": received });
@@ -146,26 +205,39 @@ impl RegistryError {
                     "digest mismatch: the content received hashes to something else",
                 )
                 .detail(detail)
-                .and(Code::BlobUploadInvalid, "the upload is dropped: push the blob again");
+                .and(
+                    Code::BlobUploadInvalid,
+                    "the upload is dropped: push the blob again",
+                );
                 (Status::BAD_REQUEST, body)
             }
             RegistryError::BlobTooLarge { bytes_max } => {
                 let message = format!(
                     "a blob may have at most {bytes_max} bytes here (REGISTRY_MAX_BLOB_SIZE)"
                 );
-                (Status::PAYLOAD_TOO_LARGE, ErrorBody::new(Code::SizeInvalid, message))
+                (
+                    Status::PAYLOAD_TOO_LARGE,
+                    ErrorBody::new(Code::SizeInvalid, message),
+                )
             }
             RegistryError::ManifestTooLarge { bytes_max } => {
                 let message = format!("a manifest may have at most {bytes_max} bytes");
-                (Status::PAYLOAD_TOO_LARGE, ErrorBody::new(Code::SizeInvalid, message))
+                (
+                    Status::PAYLOAD_TOO_LARGE,
+                    ErrorBody::new(Code::SizeInvalid, message),
+                )
             }
-            RegistryError::ManifestInvalid(error) => {
-                (Status::BAD_REQUEST, ErrorBody::new(Code::ManifestInvalid, error))
-            }
+            RegistryError::ManifestInvalid(error) => (
+                Status::BAD_REQUEST,
+                ErrorBody::new(Code::ManifestInvalid, error),
+            ),
             RegistryError::ManifestDigestMismatch { claimed, computed } => {
                 let message = "the manifest's bytes hash to something else than the URL says";
                 let detail = json!({ "claimed": claimed, "computed": computed });
-                (Status::BAD_REQUEST, ErrorBody::new(Code::DigestInvalid, message).detail(detail))
+                (
+                    Status::BAD_REQUEST,
+                    ErrorBody::new(Code::DigestInvalid, message).detail(detail),
+                )
             }
             RegistryError::ReferencesMissing(missing) => {
                 let message = "the manifest names a blob this repository does not have";
@@ -181,18 +253,26 @@ impl RegistryError {
                 let mut body =
                     ErrorBody::new(Code::ManifestBlobUnknown, message).detail(detail(first));
                 for descriptor in entries {
-                    body = body.and(Code::ManifestBlobUnknown, message).detail(detail(descriptor));
+                    body = body
+                        .and(Code::ManifestBlobUnknown, message)
+                        .detail(detail(descriptor));
                 }
                 (Status::BAD_REQUEST, body)
             }
             RegistryError::ManifestUnknown { reference } => {
                 let message = "this repository has no such manifest";
                 let body = ErrorBody::new(Code::ManifestUnknown, message);
-                (Status::NOT_FOUND, body.detail(json!({ "reference": reference.to_string() })))
+                (
+                    Status::NOT_FOUND,
+                    body.detail(json!({ "reference": reference.to_string() })),
+                )
             }
             RegistryError::NameUnknown { repository } => {
                 let body = ErrorBody::new(Code::NameUnknown, "there is no such repository");
-                (Status::NOT_FOUND, body.detail(json!({ "name": repository })))
+                (
+                    Status::NOT_FOUND,
+                    body.detail(json!({ "name": repository })),
+                )
             }
             RegistryError::PageSizeInvalid { value } => {
                 let body = ErrorBody::new(Code::Unsupported, "n should be a number, 0 or more");
@@ -203,7 +283,10 @@ impl RegistryError {
                                (REGISTRY_IMMUTABLE_TAGS)";
                 let tag = tag.as_ref().map(Tag::as_str);
                 let detail = json!({ "tag": tag, "holds": holds });
-                (Status::CONFLICT, ErrorBody::new(Code::Denied, message).detail(detail))
+                (
+                    Status::CONFLICT,
+                    ErrorBody::new(Code::Denied, message).detail(detail),
+                )
             }
             RegistryError::UploadsBusy => one(
                 Status::SERVICE_UNAVAILABLE,
@@ -212,7 +295,10 @@ impl RegistryError {
             ),
             RegistryError::NotInThisVersion { what } => {
                 let message = format!("{what} is not available in this version");
-                (Status::NOT_FOUND, ErrorBody::new(Code::Unsupported, message))
+                (
+                    Status::NOT_FOUND,
+                    ErrorBody::new(Code::Unsupported, message),
+                )
             }
             RegistryError::StorageFull => one(
                 Status::INSUFFICIENT_STORAGE,
@@ -234,19 +320,25 @@ fn route_error(error: &RouteError) -> (StatusCode, ErrorBody) {
             let body = ErrorBody::new(ErrorCode::Unsupported, "no such endpoint");
             (StatusCode::NOT_FOUND, body)
         }
-        RouteError::Name(error) => {
-            (StatusCode::BAD_REQUEST, ErrorBody::new(ErrorCode::NameInvalid, error))
-        }
-        RouteError::Digest(error) => {
-            (StatusCode::BAD_REQUEST, ErrorBody::new(ErrorCode::DigestInvalid, error))
-        }
-        RouteError::Tag(error) => {
-            (StatusCode::BAD_REQUEST, ErrorBody::new(ErrorCode::ManifestInvalid, error))
-        }
+        RouteError::Name(error) => (
+            StatusCode::BAD_REQUEST,
+            ErrorBody::new(ErrorCode::NameInvalid, error),
+        ),
+        RouteError::Digest(error) => (
+            StatusCode::BAD_REQUEST,
+            ErrorBody::new(ErrorCode::DigestInvalid, error),
+        ),
+        RouteError::Tag(error) => (
+            StatusCode::BAD_REQUEST,
+            ErrorBody::new(ErrorCode::ManifestInvalid, error),
+        ),
         RouteError::UploadUnknown => RegistryError::UploadUnknown.status_and_body(),
         RouteError::Method { allow } => {
             let message = format!("this endpoint takes {allow}");
-            (StatusCode::METHOD_NOT_ALLOWED, ErrorBody::new(ErrorCode::Unsupported, message))
+            (
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorBody::new(ErrorCode::Unsupported, message),
+            )
         }
     }
 }

@@ -22,11 +22,17 @@ impl<I: Io> Registry<I> {
         reference: Reference,
     ) -> Result<Answer<I>, RegistryError> {
         let found = self.store.manifest(repository, &reference).await;
-        let manifest = found
-            .map_err(RegistryError::from_store)?
-            .ok_or_else(|| RegistryError::ManifestUnknown { reference: reference.clone() })?;
+        let manifest = found.map_err(RegistryError::from_store)?.ok_or_else(|| {
+            RegistryError::ManifestUnknown {
+                reference: reference.clone(),
+            }
+        })?;
         let is_head = request.head.method == Method::HEAD;
-        let route = if is_head { RouteClass::ManifestHead } else { RouteClass::ManifestGet };
+        let route = if is_head {
+            RouteClass::ManifestHead
+        } else {
+            RouteClass::ManifestGet
+        };
         let etag = format!("\"{}\"", manifest.digest);
         let describe = |status| {
             ResponseHead::new(status)
@@ -41,7 +47,11 @@ impl<I: Io> Registry<I> {
         }
         tracing::debug!(%repository, %reference, digest = %manifest.digest, "manifest pull");
         let response = Response::bytes(route, describe(StatusCode::OK), manifest.bytes);
-        Ok(if is_head { response.without_payload() } else { response })
+        Ok(if is_head {
+            response.without_payload()
+        } else {
+            response
+        })
     }
 
     /// end-7
@@ -53,7 +63,10 @@ impl<I: Io> Registry<I> {
     ) -> Result<Taken<I>, RegistryError> {
         let bytes_max = MANIFEST_BYTES_MAX;
         let too_large = || RegistryError::ManifestTooLarge { bytes_max };
-        if request.body_length().is_some_and(|length| length > bytes_max as u64) {
+        if request
+            .body_length()
+            .is_some_and(|length| length > bytes_max as u64)
+        {
             return Err(too_large());
         }
         let content_type = request.head.header("Content-Type").map(str::to_owned);
@@ -67,7 +80,11 @@ impl<I: Io> Registry<I> {
             })
         };
         let too_large = self.refusal(RouteClass::ManifestPut, too_large());
-        Ok(Intake::Gather(Gather { bytes_max, too_large, then: Box::new(then) }))
+        Ok(Intake::Gather(Gather {
+            bytes_max,
+            too_large,
+            then: Box::new(then),
+        }))
     }
 
     async fn store_manifest(
@@ -90,11 +107,15 @@ impl<I: Io> Registry<I> {
         };
         let manifest =
             Manifest::parse(bytes, content_type).map_err(RegistryError::ManifestInvalid)?;
-        let put = self.store.put_manifest(repository, digest, &manifest, tag).await;
+        let put = self
+            .store
+            .put_manifest(repository, digest, &manifest, tag)
+            .await;
         put.map_err(|error| match error {
-            StoreError::TagImmutable { holds } => {
-                RegistryError::TagImmutable { tag: tag.cloned(), holds }
-            }
+            StoreError::TagImmutable { holds } => RegistryError::TagImmutable {
+                tag: tag.cloned(),
+                holds,
+            },
             error => RegistryError::from_store(error),
         })?;
         tracing::debug!(%repository, %reference, %digest, "manifest pushed");
@@ -118,6 +139,9 @@ impl<I: Io> Registry<I> {
             return Err(RegistryError::ManifestUnknown { reference });
         }
         tracing::debug!(%repository, %reference, "manifest deleted");
-        Ok(Response::empty(RouteClass::ManifestDelete, ResponseHead::new(StatusCode::ACCEPTED)))
+        Ok(Response::empty(
+            RouteClass::ManifestDelete,
+            ResponseHead::new(StatusCode::ACCEPTED),
+        ))
     }
 }

@@ -73,7 +73,14 @@ impl<I: Io> Registry<I> {
         buffers: BufferPool,
         metrics: Arc<CoreMetrics>,
     ) -> Self {
-        Self { store, access, config, slots, buffers, metrics }
+        Self {
+            store,
+            access,
+            config,
+            slots,
+            buffers,
+            metrics,
+        }
     }
 
     async fn dispatch(&self, request: &Request, route: Route) -> Result<Taken<I>, RegistryError> {
@@ -83,15 +90,20 @@ impl<I: Io> Registry<I> {
                 self.get_blob(request, &repository, digest).await
             }
             Route::DeleteBlob { repository, digest } => self.delete_blob(&repository, digest).await,
-            Route::GetManifest { repository, reference } => {
-                self.get_manifest(request, &repository, reference).await
-            }
-            Route::PutManifest { repository, reference } => {
+            Route::GetManifest {
+                repository,
+                reference,
+            } => self.get_manifest(request, &repository, reference).await,
+            Route::PutManifest {
+                repository,
+                reference,
+            } => {
                 return self.put_manifest(request, repository, reference);
             }
-            Route::DeleteManifest { repository, reference } => {
-                self.delete_manifest(&repository, reference).await
-            }
+            Route::DeleteManifest {
+                repository,
+                reference,
+            } => self.delete_manifest(&repository, reference).await,
             Route::StartUpload { repository } => {
                 return self.start_upload(request, repository).await;
             }
@@ -108,9 +120,9 @@ impl<I: Io> Registry<I> {
                 self.cancel_upload(&repository, upload).await
             }
             Route::ListTags { repository } => self.list_tags(request, repository).await,
-            Route::Referrers { .. } => {
-                Err(RegistryError::NotInThisVersion { what: "the referrers API" })
-            }
+            Route::Referrers { .. } => Err(RegistryError::NotInThisVersion {
+                what: "the referrers API",
+            }),
         };
         answer.map(Intake::Answer)
     }
@@ -119,7 +131,11 @@ impl<I: Io> Registry<I> {
     fn ping(&self, request: &Request) -> Answer<I> {
         let head = ResponseHead::new(StatusCode::OK).with("Content-Type", "application/json");
         let response = Response::bytes(RouteClass::Ping, head, Bytes::from_static(b"{}"));
-        if request.head.method == Method::HEAD { response.without_payload() } else { response }
+        if request.head.method == Method::HEAD {
+            response.without_payload()
+        } else {
+            response
+        }
     }
 
     /// The answer to a refused request; an internal cause goes to the log and nowhere else.
@@ -140,7 +156,7 @@ impl<I: Io> Registry<I> {
             Decision::Refused(refusal) => Err(refusal),
             Decision::Pending(pending) => {
                 let verdict = self.store.io().offload(move || pending.verify()).await;
-                self.access.complete(verdict, permission, request.client).map(|_| ())
+                self.access.complete(verdict, request.client).map(|_| ())
             }
         }
     }
@@ -173,8 +189,7 @@ impl<I: Io> Service<I::File> for Registry<I> {
 }
 
 fn refused<F>(class: RouteClass, refusal: Refusal) -> Response<F> {
-    let mut head =
-        ResponseHead::new(refusal.status()).with("Content-Type", "application/json");
+    let mut head = ResponseHead::new(refusal.status()).with("Content-Type", "application/json");
     for (name, value) in refusal.headers() {
         head = head.with(name, value);
     }

@@ -16,29 +16,59 @@ pub enum Route {
     /// end-1
     Ping,
     /// end-2
-    GetBlob { repository: RepositoryName, digest: Digest },
+    GetBlob {
+        repository: RepositoryName,
+        digest: Digest,
+    },
     /// end-10
-    DeleteBlob { repository: RepositoryName, digest: Digest },
+    DeleteBlob {
+        repository: RepositoryName,
+        digest: Digest,
+    },
     /// end-3
-    GetManifest { repository: RepositoryName, reference: Reference },
+    GetManifest {
+        repository: RepositoryName,
+        reference: Reference,
+    },
     /// end-7
-    PutManifest { repository: RepositoryName, reference: Reference },
+    PutManifest {
+        repository: RepositoryName,
+        reference: Reference,
+    },
     /// end-9
-    DeleteManifest { repository: RepositoryName, reference: Reference },
+    DeleteManifest {
+        repository: RepositoryName,
+        reference: Reference,
+    },
     /// end-4, end-11
     StartUpload { repository: RepositoryName },
     /// end-5
-    AppendUpload { repository: RepositoryName, upload: UploadId },
+    AppendUpload {
+        repository: RepositoryName,
+        upload: UploadId,
+    },
     /// end-6
-    FinishUpload { repository: RepositoryName, upload: UploadId },
+    FinishUpload {
+        repository: RepositoryName,
+        upload: UploadId,
+    },
     /// end-13
-    UploadStatus { repository: RepositoryName, upload: UploadId },
+    UploadStatus {
+        repository: RepositoryName,
+        upload: UploadId,
+    },
     /// end-14
-    CancelUpload { repository: RepositoryName, upload: UploadId },
+    CancelUpload {
+        repository: RepositoryName,
+        upload: UploadId,
+    },
     /// end-8
     ListTags { repository: RepositoryName },
     /// end-12
-    Referrers { repository: RepositoryName, digest: Digest },
+    Referrers {
+        repository: RepositoryName,
+        digest: Digest,
+    },
 }
 
 /// Why a request asks nothing we know.
@@ -51,13 +81,17 @@ pub enum RouteError {
     /// Not the form of an upload session's name, so there is none.
     UploadUnknown,
     /// The path is known, the method is none of `allow`.
-    Method { allow: &'static str },
+    Method {
+        allow: &'static str,
+    },
 }
 
 impl Route {
     /// Reads method and path segments; the first segment is `v2`.
     pub fn parse(method: &Method, segments: &[&str]) -> Result<Route, RouteError> {
-        let ["v2", path @ ..] = segments else { return Err(RouteError::PathUnknown) };
+        let ["v2", path @ ..] = segments else {
+            return Err(RouteError::PathUnknown);
+        };
         match path {
             [] | [""] => match *method {
                 Method::GET | Method::HEAD => Ok(Route::Ping),
@@ -110,7 +144,15 @@ fn upload_route(
     upload: &str,
 ) -> Result<Route, RouteError> {
     let allow = "GET, HEAD, PATCH, PUT, DELETE";
-    if ![Method::GET, Method::HEAD, Method::PATCH, Method::PUT, Method::DELETE].contains(method) {
+    if ![
+        Method::GET,
+        Method::HEAD,
+        Method::PATCH,
+        Method::PUT,
+        Method::DELETE,
+    ]
+    .contains(method)
+    {
         return Err(RouteError::Method { allow });
     }
     let upload = UploadId::parse(upload).ok_or(RouteError::UploadUnknown)?;
@@ -128,7 +170,9 @@ fn blob_route(
     digest: &str,
 ) -> Result<Route, RouteError> {
     if ![Method::GET, Method::HEAD, Method::DELETE].contains(method) {
-        return Err(RouteError::Method { allow: "GET, HEAD, DELETE" });
+        return Err(RouteError::Method {
+            allow: "GET, HEAD, DELETE",
+        });
     }
     let digest = Digest::parse(digest).map_err(RouteError::Digest)?;
     match *method {
@@ -143,16 +187,27 @@ fn manifest_route(
     reference: &str,
 ) -> Result<Route, RouteError> {
     if ![Method::GET, Method::HEAD, Method::PUT, Method::DELETE].contains(method) {
-        return Err(RouteError::Method { allow: "GET, HEAD, PUT, DELETE" });
+        return Err(RouteError::Method {
+            allow: "GET, HEAD, PUT, DELETE",
+        });
     }
     let reference = Reference::parse(reference).map_err(|error| match error {
         ReferenceError::Digest(error) => RouteError::Digest(error),
         ReferenceError::Tag(error) => RouteError::Tag(error),
     })?;
     match *method {
-        Method::PUT => Ok(Route::PutManifest { repository, reference }),
-        Method::DELETE => Ok(Route::DeleteManifest { repository, reference }),
-        _ => Ok(Route::GetManifest { repository, reference }),
+        Method::PUT => Ok(Route::PutManifest {
+            repository,
+            reference,
+        }),
+        Method::DELETE => Ok(Route::DeleteManifest {
+            repository,
+            reference,
+        }),
+        _ => Ok(Route::GetManifest {
+            repository,
+            reference,
+        }),
     }
 }
 
@@ -161,7 +216,11 @@ mod tests {
     use super::*;
 
     fn parse(method: Method, path: &str) -> Result<Route, RouteError> {
-        let segments: Vec<&str> = path.strip_prefix('/').expect("absolute").split('/').collect();
+        let segments: Vec<&str> = path
+            .strip_prefix('/')
+            .expect("absolute")
+            .split('/')
+            .collect();
         Route::parse(&method, &segments)
     }
 
@@ -172,26 +231,62 @@ mod tests {
     #[test]
     fn a_path_is_read_from_the_right() {
         let list = parse(Method::GET, "/v2/blobs/uploads/tags/list");
-        assert_eq!(list, Ok(Route::ListTags { repository: name("blobs/uploads") }));
+        assert_eq!(
+            list,
+            Ok(Route::ListTags {
+                repository: name("blobs/uploads")
+            })
+        );
         let list = parse(Method::GET, "/v2/a/tags/list/tags/list");
-        assert_eq!(list, Ok(Route::ListTags { repository: name("a/tags/list") }));
+        assert_eq!(
+            list,
+            Ok(Route::ListTags {
+                repository: name("a/tags/list")
+            })
+        );
         let start = parse(Method::POST, "/v2/manifests/blobs/blobs/uploads/");
-        assert_eq!(start, Ok(Route::StartUpload { repository: name("manifests/blobs") }));
+        assert_eq!(
+            start,
+            Ok(Route::StartUpload {
+                repository: name("manifests/blobs")
+            })
+        );
         let reference = Reference::parse("uploads").expect("a tag");
         let get = parse(Method::GET, "/v2/a/blobs/manifests/uploads");
-        assert_eq!(get, Ok(Route::GetManifest { repository: name("a/blobs"), reference }));
+        assert_eq!(
+            get,
+            Ok(Route::GetManifest {
+                repository: name("a/blobs"),
+                reference
+            })
+        );
     }
 
     #[test]
     fn each_malformed_part_is_its_own_situation() {
         let put = |path| parse(Method::PUT, path);
         assert!(matches!(put("/v2/A/manifests/x"), Err(RouteError::Name(_))));
-        assert!(matches!(put("/v2/a//b/manifests/x"), Err(RouteError::Name(_))));
-        assert!(matches!(put("/v2/a/manifests/sha256:x"), Err(RouteError::Digest(_))));
+        assert!(matches!(
+            put("/v2/a//b/manifests/x"),
+            Err(RouteError::Name(_))
+        ));
+        assert!(matches!(
+            put("/v2/a/manifests/sha256:x"),
+            Err(RouteError::Digest(_))
+        ));
         assert!(matches!(put("/v2/a/manifests/-x"), Err(RouteError::Tag(_))));
-        assert!(matches!(put("/v2/a/blobs/uploads/x"), Err(RouteError::UploadUnknown)));
+        assert!(matches!(
+            put("/v2/a/blobs/uploads/x"),
+            Err(RouteError::UploadUnknown)
+        ));
         assert!(matches!(put("/v2/a/other/x"), Err(RouteError::PathUnknown)));
-        assert!(matches!(put("/v2/manifests/x"), Err(RouteError::PathUnknown)));
-        assert!(matches!(put("/v2/a/tags/list"), Err(RouteError::Method { allow: "GET, HEAD" })));
+        assert!(matches!(
+            put("/v2/manifests/x"),
+            Err(RouteError::PathUnknown)
+        ));
+        assert!(matches!(
+            put("/v2/a/tags/list"),
+            Err(RouteError::Method { allow: "GET, HEAD" })
+        ));
     }
 }

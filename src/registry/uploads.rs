@@ -37,7 +37,10 @@ impl<I: Io> Registry<I> {
                 length_bytes: request.body_length(),
                 algorithm: Some(digest.algorithm()),
             };
-            let goal = Goal::Finish { digest, route: RouteClass::UploadSingle };
+            let goal = Goal::Finish {
+                digest,
+                route: RouteClass::UploadSingle,
+            };
             let taken = self.pour(&repository, upload, intent, goal, None).await;
             if taken.is_err() {
                 let _ = self.store.cancel_upload(&repository, upload).await;
@@ -51,10 +54,12 @@ impl<I: Io> Registry<I> {
         };
         let algorithm = match target.query("digest-algorithm") {
             None => Algorithm::Sha256,
-            Some(name) => name.parse().map_err(|problem| RegistryError::DigestInvalid {
-                value: name.to_string(),
-                problem,
-            })?,
+            Some(name) => name
+                .parse()
+                .map_err(|problem| RegistryError::DigestInvalid {
+                    value: name.to_string(),
+                    problem,
+                })?,
         };
         let started = self.store.start_upload(&repository, &[algorithm]).await;
         let upload = started.map_err(RegistryError::from_store)?;
@@ -71,7 +76,8 @@ impl<I: Io> Registry<I> {
         upload: UploadId,
     ) -> Result<Taken<I>, RegistryError> {
         let (intent, announced) = chunk_intent(request, None)?;
-        self.pour(&repository, upload, intent, Goal::Park, announced).await
+        self.pour(&repository, upload, intent, Goal::Park, announced)
+            .await
     }
 
     /// end-6: the last chunk, which may be empty or all, and the digest of the whole.
@@ -86,8 +92,12 @@ impl<I: Io> Registry<I> {
             None => return Err(RegistryError::DigestMissing),
         };
         let (intent, announced) = chunk_intent(request, Some(digest.algorithm()))?;
-        let goal = Goal::Finish { digest, route: RouteClass::UploadFinish };
-        self.pour(&repository, upload, intent, goal, announced).await
+        let goal = Goal::Finish {
+            digest,
+            route: RouteClass::UploadFinish,
+        };
+        self.pour(&repository, upload, intent, goal, announced)
+            .await
     }
 
     async fn pour(
@@ -107,8 +117,7 @@ impl<I: Io> Registry<I> {
             _ => Some(self.take_slot().await?),
         };
         let opened = self.store.write_upload(repository, upload, intent).await;
-        let writer =
-            opened.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let writer = opened.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
         Ok(Intake::Pour(UploadBody {
             registry: self.clone(),
             repository: repository.clone(),
@@ -144,8 +153,7 @@ impl<I: Io> Registry<I> {
         upload: UploadId,
     ) -> Result<Answer<I>, RegistryError> {
         let status = self.store.upload_status(repository, upload).await;
-        let offset =
-            status.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let offset = status.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
         let head = ResponseHead::new(StatusCode::NO_CONTENT);
         let head = with_upload_place(head, repository, upload, offset);
         Ok(Response::empty(RouteClass::UploadStatus, head))
@@ -174,15 +182,20 @@ pub(super) fn with_upload_place(
     upload: UploadId,
     offset_bytes: u64,
 ) -> ResponseHead {
-    head.with("Location", format!("/v2/{repository}/blobs/uploads/{upload}"))
-        .with("Range", format!("0-{}", offset_bytes.saturating_sub(1)))
-        .with("Docker-Upload-UUID", upload.to_string())
-        .with("Docker-Upload-Offset", offset_bytes.to_string())
+    head.with(
+        "Location",
+        format!("/v2/{repository}/blobs/uploads/{upload}"),
+    )
+    .with("Range", format!("0-{}", offset_bytes.saturating_sub(1)))
+    .with("Docker-Upload-UUID", upload.to_string())
+    .with("Docker-Upload-Offset", offset_bytes.to_string())
 }
 
 pub(super) fn parse_digest(text: &str) -> Result<Digest, RegistryError> {
-    Digest::parse(text)
-        .map_err(|problem| RegistryError::DigestInvalid { value: text.to_owned(), problem })
+    Digest::parse(text).map_err(|problem| RegistryError::DigestInvalid {
+        value: text.to_owned(),
+        problem,
+    })
 }
 
 /// What the request's head says about its body: where it begins, how long it is.
@@ -192,17 +205,32 @@ fn chunk_intent(
 ) -> Result<(Intent, Option<u64>), RegistryError> {
     let length_bytes = request.body_length();
     let Some(value) = request.head.header("content-range") else {
-        return Ok((Intent { offset_bytes: None, length_bytes, algorithm }, None));
+        return Ok((
+            Intent {
+                offset_bytes: None,
+                length_bytes,
+                algorithm,
+            },
+            None,
+        ));
     };
-    let range = ChunkRange::parse(value)
-        .map_err(|_| RegistryError::ContentRangeInvalid { value: value.to_owned() })?;
+    let range = ChunkRange::parse(value).map_err(|_| RegistryError::ContentRangeInvalid {
+        value: value.to_owned(),
+    })?;
     let announced = range.length_bytes();
     if let Some(received) = length_bytes
         && received != announced
     {
-        return Err(RegistryError::ChunkLengthMismatch { announced, received });
+        return Err(RegistryError::ChunkLengthMismatch {
+            announced,
+            received,
+        });
     }
-    let intent = Intent { offset_bytes: Some(range.first), length_bytes, algorithm };
+    let intent = Intent {
+        offset_bytes: Some(range.first),
+        length_bytes,
+        algorithm,
+    };
     Ok((intent, Some(announced)))
 }
 
@@ -248,9 +276,15 @@ impl<I: Io> UploadBody<I> {
             Err(error) => return self.refuse(error),
         };
         self.slot = None;
-        if let Some(announced) = self.announced.filter(|announced| *announced != self.received) {
+        if let Some(announced) = self
+            .announced
+            .filter(|announced| *announced != self.received)
+        {
             let received = self.received;
-            let error = RegistryError::ChunkLengthMismatch { announced, received };
+            let error = RegistryError::ChunkLengthMismatch {
+                announced,
+                received,
+            };
             return self.registry.refusal(self.route(), error);
         }
         let head = ResponseHead::new(StatusCode::ACCEPTED);
@@ -259,12 +293,18 @@ impl<I: Io> UploadBody<I> {
     }
 
     async fn finish_as(self, writer: UploadWriter<I>, digest: Digest) -> Answer<I> {
-        if let Some(announced) = self.announced.filter(|announced| *announced != self.received) {
+        if let Some(announced) = self
+            .announced
+            .filter(|announced| *announced != self.received)
+        {
             let received = self.received;
             if let Err(error) = writer.park().await {
                 return self.refuse(error);
             }
-            let error = RegistryError::ChunkLengthMismatch { announced, received };
+            let error = RegistryError::ChunkLengthMismatch {
+                announced,
+                received,
+            };
             return self.registry.refusal(self.route(), error);
         }
         let io = self.registry.store.io();
@@ -272,7 +312,11 @@ impl<I: Io> UploadBody<I> {
         let finished = match writer.finish(digest).await {
             Ok(verified) => {
                 let size_bytes = verified.size_bytes();
-                self.registry.store.adopt(verified).await.map(|()| size_bytes)
+                self.registry
+                    .store
+                    .adopt(verified)
+                    .await
+                    .map(|()| size_bytes)
             }
             Err(error) => Err(error),
         };
@@ -290,7 +334,10 @@ impl<I: Io> UploadBody<I> {
         self.registry.metrics.upload_took(now.since(self.begun));
         tracing::debug!(repository = %self.repository, %digest, size_bytes, "blob pushed");
         let head = ResponseHead::new(StatusCode::CREATED)
-            .with("Location", format!("/v2/{}/blobs/{digest}", self.repository))
+            .with(
+                "Location",
+                format!("/v2/{}/blobs/{digest}", self.repository),
+            )
             .with("Docker-Content-Digest", digest.to_string());
         Response::empty(self.route(), head)
     }
@@ -303,16 +350,26 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
 
     async fn pour(&mut self, filled: Buffer) -> Result<(), Answer<I>> {
         self.received += filled.len() as u64;
-        let Some(writer) = &mut self.writer else { return Err(self.refuse(StoreError::Fenced)) };
-        writer.append(filled).await.map_err(|error| self.refuse(error))
+        let Some(writer) = &mut self.writer else {
+            return Err(self.refuse(StoreError::Fenced));
+        };
+        writer
+            .append(filled)
+            .await
+            .map_err(|error| self.refuse(error))
     }
 
     async fn pause(&mut self, silent: Duration) -> Result<(), Answer<I>> {
         if silent >= SLOT_KEPT {
             self.slot = None;
         }
-        let Some(writer) = &mut self.writer else { return Err(self.refuse(StoreError::Fenced)) };
-        writer.make_durable().await.map_err(|error| self.refuse(error))
+        let Some(writer) = &mut self.writer else {
+            return Err(self.refuse(StoreError::Fenced));
+        };
+        writer
+            .make_durable()
+            .await
+            .map_err(|error| self.refuse(error))
     }
 
     async fn resume(&mut self) -> Result<(), Answer<I>> {
@@ -337,7 +394,9 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
     }
 
     async fn finish(mut self) -> Answer<I> {
-        let Some(writer) = self.writer.take() else { return self.refuse(StoreError::Fenced) };
+        let Some(writer) = self.writer.take() else {
+            return self.refuse(StoreError::Fenced);
+        };
         match self.goal {
             Goal::Park => self.park(writer).await,
             Goal::Finish { digest, .. } => self.finish_as(writer, digest).await,
@@ -345,11 +404,21 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
     }
 
     async fn abandon(mut self) {
-        let Some(writer) = self.writer.take() else { return };
-        if let Goal::Finish { route: RouteClass::UploadSingle, .. } = self.goal {
+        let Some(writer) = self.writer.take() else {
+            return;
+        };
+        if let Goal::Finish {
+            route: RouteClass::UploadSingle,
+            ..
+        } = self.goal
+        {
             // Nobody has been told the session's name, so nobody can come back to it.
             drop(writer);
-            let _ = self.registry.store.cancel_upload(&self.repository, self.upload).await;
+            let _ = self
+                .registry
+                .store
+                .cancel_upload(&self.repository, self.upload)
+                .await;
             return;
         }
         match writer.park().await {
@@ -358,4 +427,3 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
         }
     }
 }
-

@@ -37,7 +37,10 @@ impl Acceptor {
                 tracing::error!(%error, "the acceptor has failed");
             }
         };
-        thread::Builder::new().name("acceptor".into()).spawn(run).map(|_| ())
+        thread::Builder::new()
+            .name("acceptor".into())
+            .spawn(run)
+            .map(|_| ())
     }
 
     async fn accept(self, io: UringIo) -> io::Result<()> {

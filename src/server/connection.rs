@@ -63,7 +63,9 @@ impl<I: Io, V> Parts<I, V> {
     /// The `Date` of now, made once a second.
     fn date(&self) -> Rc<str> {
         let now = self.io.wall_clock();
-        let second = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let second = now
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let mut date = self.date.borrow_mut();
         if date.0 != second || date.1.is_empty() {
             *date = (second, http_date(now).into());
@@ -81,7 +83,13 @@ where
 {
     let _open = parts.metrics.connection_opened();
     let exchange = Exchange::new();
-    let mut connection = Connection { parts, stream, exchange, unread: Vec::new(), client };
+    let mut connection = Connection {
+        parts,
+        stream,
+        exchange,
+        unread: Vec::new(),
+        client,
+    };
     // Ends of the peer's making are no news to anybody.
     let _ = connection.serve().await;
 }
@@ -121,7 +129,9 @@ where
 {
     async fn serve(&mut self) -> Result<(), Over> {
         loop {
-            let Some(request) = self.next_request().await? else { return Ok(()) };
+            let Some(request) = self.next_request().await? else {
+                return Ok(());
+            };
             // Boxed, so that an idle connection does not carry the room a request needs.
             let response = Box::pin(self.respond(&request)).await?;
             let after = match response {
@@ -157,7 +167,10 @@ where
             match self.exchange.receive_head(&self.unread) {
                 Ok(Some((head, consumed))) => {
                     self.consume(consumed);
-                    return Ok(Some(Request { head, client: self.client }));
+                    return Ok(Some(Request {
+                        head,
+                        client: self.client,
+                    }));
                 }
                 Ok(None) => {}
                 Err(error) => return Box::pin(self.refuse_head(error)).await,
@@ -183,7 +196,11 @@ where
     }
 
     async fn refuse_slow_head(&mut self) -> Result<Option<Request>, Over> {
-        self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's head took too long").await
+        self.refuse(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request's head took too long",
+        )
+        .await
     }
 
     async fn refuse(&mut self, status: StatusCode, why: &str) -> Result<Option<Request>, Over> {
@@ -254,7 +271,11 @@ where
         if self.exchange.body_is_at_end() {
             return Poured::All;
         }
-        let spare_min = if framing == BodyFraming::Chunked { CHUNKED_SPARE_BYTES_MIN } else { 1 };
+        let spare_min = if framing == BodyFraming::Chunked {
+            CHUNKED_SPARE_BYTES_MIN
+        } else {
+            1
+        };
         let mut buffer = sink.spare().await;
         loop {
             let filled = match self.fill(&mut buffer, spare_min) {
@@ -298,11 +319,20 @@ where
     /// Fills `buffer` with body bytes until it is full, the body ends, or the socket is empty.
     fn fill(&mut self, buffer: &mut Buffer, spare_min: usize) -> Result<Filled, BodyFailure> {
         while !self.unread.is_empty() {
-            let decoded =
-                self.exchange.receive_body(&self.unread).map_err(BodyFailure::Malformed)?;
-            debug_assert!(decoded.data.len() <= buffer.capacity(), "a head's read is smaller");
+            let decoded = self
+                .exchange
+                .receive_body(&self.unread)
+                .map_err(BodyFailure::Malformed)?;
+            debug_assert!(
+                decoded.data.len() <= buffer.capacity(),
+                "a head's read is smaller"
+            );
             let taken = buffer.extend(&self.unread[decoded.data.clone()]);
-            assert_eq!(taken, decoded.data.len(), "an empty buffer holds what came with a head");
+            assert_eq!(
+                taken,
+                decoded.data.len(),
+                "an empty buffer holds what came with a head"
+            );
             self.consume(decoded.consumed);
             if decoded.end {
                 return Ok(Filled::End);
@@ -314,7 +344,9 @@ where
         while buffer.spare_len() >= spare_min {
             let space = buffer.spare_mut();
             let room = match self.exchange.body_remaining_known() {
-                Some(remaining) => space.len().min(usize::try_from(remaining).unwrap_or(usize::MAX)),
+                Some(remaining) => space
+                    .len()
+                    .min(usize::try_from(remaining).unwrap_or(usize::MAX)),
                 None => space.len(),
             };
             let received = match self.stream.try_read(&mut space[..room]) {
@@ -344,8 +376,10 @@ where
         let raw = &mut buffer.spare_mut()[..received];
         let (mut read, mut kept, mut end) = (0, 0, false);
         while read < received && !end {
-            let decoded =
-                self.exchange.receive_body(&raw[read..]).map_err(BodyFailure::Malformed)?;
+            let decoded = self
+                .exchange
+                .receive_body(&raw[read..])
+                .map_err(BodyFailure::Malformed)?;
             let data = read + decoded.data.start..read + decoded.data.end;
             let length = data.len();
             if data.start != kept {
@@ -399,7 +433,11 @@ where
     }
 
     /// Keeps what has arrived of a body whose client is leaving, or is being left.
-    async fn leave<K: BodySink<I::File>>(&mut self, sink: &mut K, buffer: Buffer) -> Poured<I::File> {
+    async fn leave<K: BodySink<I::File>>(
+        &mut self,
+        sink: &mut K,
+        buffer: Buffer,
+    ) -> Poured<I::File> {
         if !buffer.is_empty() {
             let _ = sink.pour(buffer).await;
         }
@@ -408,14 +446,20 @@ where
 
     /// Sends an answer, and says what comes after it.
     async fn send(&mut self, response: Response<I::File>) -> Result<After, Over> {
-        let Response { mut head, payload, route, length } = response;
+        let Response {
+            mut head,
+            payload,
+            route,
+            length,
+        } = response;
         head.push("X-Content-Type-Options", "nosniff");
         head.push("X-Frame-Options", "DENY");
         head.push("Referrer-Policy", "no-referrer");
         head.push("Docker-Distribution-Api-Version", "registry/2.0");
         let status = head.status();
         let mut out = Vec::new();
-        self.exchange.answer(&head, length, &self.parts.date(), &mut out);
+        self.exchange
+            .answer(&head, length, &self.parts.date(), &mut out);
         // Counted before it is sent: who has read an answer finds it counted.
         self.parts.metrics.answered(route, status.as_u16());
         match payload {
@@ -429,7 +473,11 @@ where
                     self.write_all(&bytes, ANSWER_PATIENCE).await?;
                 }
             }
-            Payload::File { file, range, patience } => {
+            Payload::File {
+                file,
+                range,
+                patience,
+            } => {
                 let _in_flight = self.parts.metrics.download_begun();
                 self.write_all(&out, ANSWER_PATIENCE).await?;
                 drop(out);

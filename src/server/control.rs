@@ -82,7 +82,10 @@ impl Control {
                 if let Ok(free) = store.io().free_space(&root).await {
                     telemetry.set_disk_free(&root.display().to_string(), free);
                 }
-                store.io().sleep_until(store.io().now() + GAUGE_INTERVAL).await;
+                store
+                    .io()
+                    .sleep_until(store.io().now() + GAUGE_INTERVAL)
+                    .await;
             }
         }
     }
@@ -96,7 +99,10 @@ async fn count_storage(store: Store<UringIo>) {
 
 async fn expire_uploads(store: Store<UringIo>, idle: Duration) {
     loop {
-        store.io().sleep_until(store.io().now() + EXPIRY_INTERVAL).await;
+        store
+            .io()
+            .sleep_until(store.io().now() + EXPIRY_INTERVAL)
+            .await;
         store.expire_uploads(idle).await;
     }
 }

@@ -37,7 +37,11 @@ pub struct Inbox {
 
 impl Inbox {
     pub fn new(metrics: Arc<CoreMetrics>) -> Self {
-        Self { arrived: SegQueue::new(), notify: Event::new(), metrics }
+        Self {
+            arrived: SegQueue::new(),
+            notify: Event::new(),
+            metrics,
+        }
     }
 
     pub fn give(&self, socket: OwnedFd, peer: SocketAddr) {
@@ -48,7 +52,10 @@ impl Inbox {
     /// What the acceptor compares: active transfers first, then open connections.
     pub fn load(&self) -> (u64, u64) {
         let waiting = self.arrived.len() as u64;
-        (self.metrics.active_transfers(), self.metrics.open_connections() + waiting)
+        (
+            self.metrics.active_transfers(),
+            self.metrics.open_connections() + waiting,
+        )
     }
 
     /// The next connection. Safe to drop.
@@ -106,10 +113,18 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
             metrics.clone(),
         )
     });
-    let service = MainPort { registry, admin: parts.admin };
+    let service = MainPort {
+        registry,
+        admin: parts.admin,
+    };
     let stop = parts.stop;
-    let shared =
-        Rc::new(Parts::new(io.clone(), service, metrics.clone(), parts.read_timeout, stop.clone()));
+    let shared = Rc::new(Parts::new(
+        io.clone(),
+        service,
+        metrics.clone(),
+        parts.read_timeout,
+        stop.clone(),
+    ));
     loop {
         let arrived = {
             let next = std::pin::pin!(inbox.next());
@@ -125,7 +140,9 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
             Err(error) => tracing::debug!(%error, "a connection ended before it began"),
         }
     }
-    let deadline = stop.deadline().expect("the loop ends when stopping has begun");
+    let deadline = stop
+        .deadline()
+        .expect("the loop ends when stopping has begun");
     while metrics.open_connections() > 0 && io.now() < deadline {
         io.sleep_until(io.now() + STOP_POLL).await;
     }

@@ -22,12 +22,12 @@ use std::thread;
 
 use async_lock::Semaphore;
 
-use crate::access::Access;
+use crate::access::{self, Access, AccessError};
 use crate::admin::Admin;
-use crate::config::{Config, ImmutableTags as ConfiguredTags};
+use crate::config::{self, Config, ImmutableTags as ConfiguredTags};
 use crate::io::pool::Pool;
-use crate::io::uring::{self, Driver, UringIo};
 use crate::io::system_moment;
+use crate::io::uring::{self, Driver, UringIo};
 use crate::limits::{DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, POOL_THREADS};
 use crate::registry::RegistryConfig;
 use crate::store::{ImmutableTags, Shared, Store, StoreConfig, StoreError};
@@ -40,13 +40,25 @@ use self::core::{CoreParts, Inbox};
 /// Why the program did not start, or ended other than it was asked to.
 #[derive(Debug)]
 pub enum StartError {
-    Storage { path: PathBuf, source: io::Error },
-    StorageInUse { path: PathBuf, pid: String },
+    Storage {
+        path: PathBuf,
+        source: io::Error,
+    },
+    StorageInUse {
+        path: PathBuf,
+        pid: String,
+    },
     Store(StoreError),
-    Access(String),
-    Listen { setting: &'static str, address: SocketAddr, source: io::Error },
+    Access(AccessError),
+    Listen {
+        setting: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
     Thread(io::Error),
-    CoreFailed { core: usize },
+    CoreFailed {
+        core: usize,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -66,12 +78,19 @@ impl fmt::Display for StartError {
             ),
             StartError::Store(error) => write!(formatter, "the storage did not open: {error}"),
             StartError::Access(error) => write!(formatter, "{error}"),
-            StartError::Listen { setting, address, source } => {
+            StartError::Listen {
+                setting,
+                address,
+                source,
+            } => {
                 write!(formatter, "{setting}: cannot listen on {address}: {source}")
             }
             StartError::Thread(error) => write!(formatter, "cannot start a thread: {error}"),
             StartError::CoreFailed { core } => {
-                write!(formatter, "the thread of core {core} has failed; the log says how")
+                write!(
+                    formatter,
+                    "the thread of core {core} has failed; the log says how"
+                )
             }
         }
     }
@@ -85,7 +104,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
     match &driver {
         Driver::Uring => tracing::info!("runtime driver: io_uring"),
         Driver::Epoll { reason } => {
-            tracing::warn!(reason, "runtime driver: epoll, since io_uring is refused here");
+            tracing::warn!(
+                reason,
+                "runtime driver: epoll, since io_uring is refused here"
+            );
         }
     }
     let processors = cores(&config);
@@ -93,7 +115,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     // Before any thread is pinned, so that the pool's threads may run anywhere.
     let pool = Pool::start("pool", POOL_THREADS).map_err(StartError::Thread)?;
     let _folder_lock = lock_storage(&config.store.root)?;
-    let access = Access::open(&config.access).map_err(|error| StartError::Access(error.to_string()))?;
+    let access =
+        Access::open(access_config(&config), uring::random_key()).map_err(StartError::Access)?;
     let access = Arc::new(access);
     let shared = open_store(&driver, &pool, &config)?;
     let is_ready = {
@@ -103,7 +126,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let admin = Admin::new(telemetry.clone(), is_ready);
     let stop = Stop::default();
     watch_signals(&stop, &config)?;
-    let main_socket = listen("CONTROLLER_HTTP_ADDR", &config.server.http_address.candidates())?;
+    let main_socket = listen(
+        "CONTROLLER_HTTP_ADDR",
+        &config.server.http_address.candidates(),
+    )?;
     let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
 
     let slots = config.server.concurrent_uploads_max.get();
@@ -127,7 +153,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
         inboxes.push(inbox.clone());
         let (parts, driver, pool) = (parts.clone(), driver.clone(), pool.clone());
         let run = move || core::run(index, processor, &driver, pool, inbox, parts);
-        let thread = thread::Builder::new().name(format!("core-{index}")).spawn(run);
+        let thread = thread::Builder::new()
+            .name(format!("core-{index}"))
+            .spawn(run);
         threads.push(thread.map_err(StartError::Thread)?);
     }
     let accept = acceptor::Acceptor {
@@ -136,7 +164,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
         connections_max: connections_max(),
         stop: stop.clone(),
     };
-    accept.start(driver.clone(), pool.clone()).map_err(StartError::Thread)?;
+    accept
+        .start(driver.clone(), pool.clone())
+        .map_err(StartError::Thread)?;
     let control = control::Control {
         telemetry,
         shared,
@@ -148,7 +178,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
     };
     control::run(&driver, pool, metrics_socket, control).map_err(StartError::Thread)?;
     for (core, thread) in threads.into_iter().enumerate() {
-        thread.join().map_err(|_| StartError::CoreFailed { core })?.map_err(StartError::Thread)?;
+        thread
+            .join()
+            .map_err(|_| StartError::CoreFailed { core })?
+            .map_err(StartError::Thread)?;
     }
     tracing::info!("stopped");
     Ok(())
@@ -159,12 +192,20 @@ fn cores(config: &Config) -> Vec<usize> {
     let allowed = uring::allowed_processors();
     let quota = thread::available_parallelism().map_or(allowed.len(), |cores| cores.get());
     let wanted = config.server.cores.map_or(quota, |cores| cores.get());
-    allowed.iter().copied().cycle().take(wanted.max(1)).collect()
+    allowed
+        .iter()
+        .copied()
+        .cycle()
+        .take(wanted.max(1))
+        .collect()
 }
 
 fn lock_storage(root: &Path) -> Result<std::fs::File, StartError> {
     use std::io::{Read, Seek, Write};
-    let failed = |source| StartError::Storage { path: root.to_owned(), source };
+    let failed = |source| StartError::Storage {
+        path: root.to_owned(),
+        source,
+    };
     let layout = crate::store::Layout::new(root);
     std::fs::create_dir_all(layout.state()).map_err(failed)?;
     let path = layout.lock();
@@ -182,8 +223,15 @@ fn lock_storage(root: &Path) -> Result<std::fs::File, StartError> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let mut pid = String::new();
             let _ = std::fs::File::open(&path).and_then(|mut file| file.read_to_string(&mut pid));
-            let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() };
-            Err(StartError::StorageInUse { path: root.to_owned(), pid: pid.to_owned() })
+            let pid = if pid.trim().is_empty() {
+                "unknown"
+            } else {
+                pid.trim()
+            };
+            Err(StartError::StorageInUse {
+                path: root.to_owned(),
+                pid: pid.to_owned(),
+            })
         }
         Err(source) => Err(failed(source)),
     }
@@ -204,7 +252,35 @@ fn open_store(driver: &Driver, pool: &Pool, config: &Config) -> Result<Arc<Share
         let store = Store::open(io, &root, store_config).await?;
         Ok(store.shared().clone())
     });
-    opened.map_err(StartError::Thread)?.map_err(StartError::Store)
+    opened
+        .map_err(StartError::Thread)?
+        .map_err(StartError::Store)
+}
+
+fn access_config(config: &Config) -> access::AccessConfig {
+    let config::AccessConfig::Login {
+        basic,
+        htpasswd_file,
+        anonymous_pull,
+    } = &config.access
+    else {
+        return access::AccessConfig::default();
+    };
+    let user = basic.as_ref().map(|login| {
+        let secret = match &login.secret {
+            config::BasicSecret::Password(password) => {
+                access::Secret::Password(password.expose().to_owned())
+            }
+            config::BasicSecret::Hash(hash) => access::Secret::Hash(hash.expose().to_owned()),
+        };
+        (login.user.clone(), secret)
+    });
+    access::AccessConfig {
+        required: true,
+        user,
+        htpasswd_file: htpasswd_file.clone(),
+        anonymous_pull: *anonymous_pull,
+    }
 }
 
 /// The first of `candidates` that can be listened on.
@@ -218,7 +294,13 @@ fn listen(setting: &'static str, candidates: &[SocketAddr]) -> Result<OwnedFd, S
                 }
                 return Ok(socket);
             }
-            Err(source) => failure = Some(StartError::Listen { setting, address, source }),
+            Err(source) => {
+                failure = Some(StartError::Listen {
+                    setting,
+                    address,
+                    source,
+                })
+            }
         }
     }
     Err(failure.expect("there is an address to try"))
@@ -226,14 +308,18 @@ fn listen(setting: &'static str, candidates: &[SocketAddr]) -> Result<OwnedFd, S
 
 /// How many connections the limit of open files allows: a serving one needs its file too.
 fn connections_max() -> usize {
-    let Some(limit) = uring::raise_open_files_limit() else { return usize::MAX };
+    let Some(limit) = uring::raise_open_files_limit() else {
+        return usize::MAX;
+    };
     if limit < DESCRIPTORS_WANTED {
         tracing::warn!(
             limit,
             "the limit of open files is low: raise LimitNOFILE (systemd) or ulimit -n"
         );
     }
-    usize::try_from(limit.saturating_sub(DESCRIPTORS_RESERVED) * 2 / 3).unwrap_or(usize::MAX).max(16)
+    usize::try_from(limit.saturating_sub(DESCRIPTORS_RESERVED) * 2 / 3)
+        .unwrap_or(usize::MAX)
+        .max(16)
 }
 
 /// SIGTERM and SIGINT ask for a stop; the second one does not wait for it.
@@ -252,6 +338,9 @@ fn watch_signals(stop: &Stop, config: &Config) -> Result<(), StartError> {
             stop.raise(system_moment() + patience);
         }
     };
-    let thread = thread::Builder::new().name("signals".into()).stack_size(256 << 10).spawn(watch);
+    let thread = thread::Builder::new()
+        .name("signals".into())
+        .stack_size(256 << 10)
+        .spawn(watch);
     thread.map(|_| ()).map_err(StartError::Thread)
 }

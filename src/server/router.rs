@@ -75,4 +75,3 @@ impl<F> BodySink<F> for NoSink {
         match self {}
     }
 }
-

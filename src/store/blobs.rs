@@ -9,6 +9,7 @@
 //! blob no repository serves; both are invisible, and neither is in the way of the next push.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use super::catalog::Member;
 use super::{Store, StoreError, VerifiedUpload};
@@ -20,6 +21,7 @@ use crate::oci::{Digest, RepositoryName};
 pub struct BlobReader<F> {
     pub file: F,
     pub size_bytes: u64,
+    pub modified: SystemTime,
 }
 
 impl<I: Io> Store<I> {
@@ -148,7 +150,12 @@ impl<I: Io> Store<I> {
         match self.io.open(&path, Open::Read).await {
             Ok(file) => {
                 let size_bytes = file.size_bytes().map_err(StoreError::io("stat", &path))?;
-                Ok(Some(BlobReader { file, size_bytes }))
+                let modified = file.modified().map_err(StoreError::io("stat", &path))?;
+                Ok(Some(BlobReader {
+                    file,
+                    size_bytes,
+                    modified,
+                }))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("open", &path)(error)),

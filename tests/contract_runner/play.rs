@@ -98,6 +98,16 @@ struct Link {
     closed: bool,
 }
 
+/// The header line that logs a raw request in.
+fn login_line(user: &str, password: &str) -> String {
+    let mut variables = Variables::default();
+    variables.set("BOTH", format!("{user}:{password}"));
+    let encoded = variables
+        .expand("$base64($BOTH)")
+        .expect("the variable is set");
+    format!("Authorization: Basic {encoded}\r\n")
+}
+
 impl<'a> Player<'a> {
     fn new(script: &Script, index: usize, target: &'a Target<'a>) -> Player<'a> {
         let mut variables = Variables::default();
@@ -106,7 +116,10 @@ impl<'a> Player<'a> {
             format!("contract/{}/{}-{index}", target.run, script.name),
         );
         variables.set("HOST", target.host.clone());
+        // For raw requests: the header line that logs in, or nothing.
+        variables.set("LOGIN", String::new());
         if let Some((user, password)) = &target.credentials {
+            variables.set("LOGIN", login_line(user, password));
             variables.set("USER", user.clone());
             variables.set("PASSWORD", password.clone());
         }

@@ -1,0 +1,551 @@
+//! The table of settings: a row each, and from the row the parser, the messages, `--print-config`
+//! and `docs/configuration.md`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::values::{
+    ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
+};
+use super::{
+    AccessConfig, BasicLogin, BasicSecret, Config, ConfigProblem, ConfigWarning, RegistryConfig,
+    ServerConfig, StoreConfig,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// What bcrypt looks at of a password.
+const PASSWORD_BYTES_MAX: usize = 72;
+
+/// A setting.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    /// Names it had elsewhere, which mean the same.
+    pub(super) older_names: &'static [&'static str],
+    /// As an operator would write it; empty where there is none.
+    pub(super) default: &'static str,
+    /// What a valid value is, in the words of the error message.
+    pub(super) expected: &'static str,
+    /// What it is for.
+    pub(super) reason: &'static str,
+    /// An empty value is an error, and not the same as none.
+    pub(super) empty_is_refused: bool,
+    pub(super) secret: bool,
+    pub(super) apply: Apply,
+}
+
+impl Setting {
+    /// The value as a message may show it.
+    pub(super) fn shown_value(&self, value: &str) -> String {
+        if self.secret {
+            "(not shown)".to_owned()
+        } else {
+            value.to_owned()
+        }
+    }
+}
+
+/// How a row reads its text into [`Values`] and shows it again.
+pub(super) struct Apply {
+    read: fn(&mut Values, &str) -> Option<()>,
+    show: fn(&Values) -> String,
+}
+
+impl Apply {
+    pub(super) fn read(&self, values: &mut Values, text: &str) -> Option<()> {
+        (self.read)(values, text)
+    }
+
+    pub(super) fn show(&self, values: &Values) -> String {
+        (self.show)(values)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AuthMode {
+    None,
+    Basic,
+    Htpasswd,
+}
+
+/// The values read so far.
+pub(super) struct Values {
+    http_address: ListenAddress,
+    metrics_address: ListenAddress,
+    cores: Option<NonZeroUsize>,
+    log_level: tracing::Level,
+    enabled: bool,
+    storage: PathBuf,
+    auth_mode: AuthMode,
+    htpasswd_file: Option<PathBuf>,
+    basic_user: String,
+    basic_password: String,
+    basic_hash: String,
+    anonymous_pull: bool,
+    concurrent_uploads_max: NonZeroUsize,
+    upload_timeout: Duration,
+    download_timeout: Duration,
+    read_timeout: Duration,
+    stop_timeout: Duration,
+    blob_bytes_max: u64,
+    immutable_tags: ImmutableTags,
+    allow_sparse: bool,
+}
+
+impl Values {
+    /// Values before any row has been applied; every row has a default that replaces them.
+    pub(super) fn blank() -> Self {
+        Self {
+            http_address: ListenAddress::any(0),
+            metrics_address: ListenAddress::any(0),
+            cores: None,
+            log_level: tracing::Level::INFO,
+            enabled: true,
+            storage: PathBuf::new(),
+            auth_mode: AuthMode::None,
+            htpasswd_file: None,
+            basic_user: String::new(),
+            basic_password: String::new(),
+            basic_hash: String::new(),
+            anonymous_pull: false,
+            concurrent_uploads_max: NonZeroUsize::MIN,
+            upload_timeout: Duration::ZERO,
+            download_timeout: Duration::ZERO,
+            read_timeout: Duration::ZERO,
+            stop_timeout: Duration::ZERO,
+            blob_bytes_max: 0,
+            immutable_tags: ImmutableTags::None,
+            allow_sparse: false,
+        }
+    }
+
+    /// What is wrong between settings that are each valid.
+    pub(super) fn check(&self, problems: &mut Vec<ConfigProblem>) {
+        if self.http_address.collides_with(self.metrics_address) {
+            problems.push(ConfigProblem::SameAddress {
+                address: self.http_address,
+            });
+        }
+        match self.auth_mode {
+            AuthMode::None => {}
+            AuthMode::Htpasswd if self.htpasswd_file.is_none() => {
+                problems.push(ConfigProblem::Missing {
+                    because: "REGISTRY_AUTH_MODE=htpasswd needs a file of users",
+                    wanted: "REGISTRY_HTPASSWD_FILE",
+                });
+            }
+            AuthMode::Htpasswd => {}
+            AuthMode::Basic => self.check_basic(problems),
+        }
+    }
+
+    fn check_basic(&self, problems: &mut Vec<ConfigProblem>) {
+        let has_secret = !self.basic_password.is_empty() || !self.basic_hash.is_empty();
+        if !self.basic_password.is_empty() && !self.basic_hash.is_empty() {
+            problems.push(ConfigProblem::Both {
+                variables: ["BASIC_PASS", "BASIC_PASS_HASH"],
+            });
+        }
+        match (self.basic_user.is_empty(), has_secret) {
+            (false, true) => {}
+            (true, true) => problems.push(ConfigProblem::Missing {
+                because: "BASIC_PASS or BASIC_PASS_HASH is set without a user",
+                wanted: "BASIC_USER",
+            }),
+            (false, false) => problems.push(ConfigProblem::Missing {
+                because: "BASIC_USER is set without a password",
+                wanted: "BASIC_PASS or BASIC_PASS_HASH",
+            }),
+            (true, false) if self.htpasswd_file.is_none() => {
+                problems.push(ConfigProblem::Missing {
+                    because: "REGISTRY_AUTH_MODE=basic needs a login",
+                    wanted: "BASIC_USER with BASIC_PASS or BASIC_PASS_HASH, or \
+                             REGISTRY_HTPASSWD_FILE",
+                });
+            }
+            (true, false) => {}
+        }
+    }
+
+    /// Settings that are valid and do nothing beside the others.
+    pub(super) fn without_effect(&self, warnings: &mut Vec<ConfigWarning>) {
+        let mut note = |is_set: bool, variable, because| {
+            if is_set {
+                warnings.push(ConfigWarning::NoEffect { variable, because });
+            }
+        };
+        if self.auth_mode == AuthMode::None {
+            let because = "REGISTRY_AUTH_MODE is none";
+            note(
+                self.htpasswd_file.is_some(),
+                "REGISTRY_HTPASSWD_FILE",
+                because,
+            );
+            note(self.anonymous_pull, "REGISTRY_ALLOW_ANON", because);
+        }
+        if self.auth_mode != AuthMode::Basic {
+            let because = "REGISTRY_AUTH_MODE is not basic";
+            note(!self.basic_user.is_empty(), "BASIC_USER", because);
+            note(!self.basic_password.is_empty(), "BASIC_PASS", because);
+            note(!self.basic_hash.is_empty(), "BASIC_PASS_HASH", because);
+        }
+    }
+
+    pub(super) fn into_config(self, shown: Vec<(&'static str, String)>) -> Config {
+        let basic = (self.auth_mode == AuthMode::Basic && !self.basic_user.is_empty()).then(|| {
+            let secret = if self.basic_hash.is_empty() {
+                BasicSecret::Password(Secret::new(self.basic_password))
+            } else {
+                BasicSecret::Hash(Secret::new(self.basic_hash))
+            };
+            BasicLogin {
+                user: self.basic_user,
+                secret,
+            }
+        });
+        let access = match self.auth_mode {
+            AuthMode::None => AccessConfig::Open,
+            AuthMode::Basic | AuthMode::Htpasswd => AccessConfig::Login {
+                basic,
+                htpasswd_file: self.htpasswd_file,
+                anonymous_pull: self.anonymous_pull,
+            },
+        };
+        Config {
+            server: ServerConfig {
+                http_address: self.http_address,
+                metrics_address: self.metrics_address,
+                cores: self.cores,
+                log_level: self.log_level,
+                read_timeout: self.read_timeout,
+                stop_timeout: self.stop_timeout,
+                upload_timeout: self.upload_timeout,
+                download_timeout: self.download_timeout,
+                concurrent_uploads_max: self.concurrent_uploads_max,
+            },
+            registry: RegistryConfig {
+                enabled: self.enabled,
+                blob_bytes_max: (self.blob_bytes_max > 0).then_some(self.blob_bytes_max),
+                allow_sparse: self.allow_sparse,
+                immutable_tags: self.immutable_tags,
+            },
+            store: StoreConfig { root: self.storage },
+            access,
+            shown,
+        }
+    }
+}
+
+/// A row with the parts most rows share.
+const fn row(
+    name: &'static str,
+    default: &'static str,
+    expected: &'static str,
+    reason: &'static str,
+    apply: Apply,
+) -> Setting {
+    let (older_names, empty_is_refused, secret) = (&[] as &[_], false, false);
+    Setting {
+        name,
+        older_names,
+        default,
+        expected,
+        reason,
+        empty_is_refused,
+        secret,
+        apply,
+    }
+}
+
+const BOOL: &str = "true or false";
+const ADDRESS: &str = "<address>:<port>, or :<port> for every address of the machine";
+const MINUTE_OR_MORE: &str = "a duration of 1m or more, such as 30m or 1h30m";
+
+macro_rules! apply {
+    (|$values:ident, $text:ident| $read:expr, |$shown:ident| $show:expr) => {
+        Apply {
+            read: |$values, $text| {
+                $read;
+                Some(())
+            },
+            show: |$shown| $show,
+        }
+    };
+}
+
+/// Every setting, in the order of the page.
+pub(super) const SETTINGS: &[Setting] = &[
+    row(
+        "CONTROLLER_HTTP_ADDR",
+        ":8080",
+        ADDRESS,
+        "Where the registry listens.",
+        apply!(|v, t| v.http_address = ListenAddress::parse(t)?, |v| v
+            .http_address
+            .to_string()),
+    ),
+    row(
+        "METRICS_ADDR",
+        ":9090",
+        ADDRESS,
+        "Where /metrics listens, without login.",
+        apply!(|v, t| v.metrics_address = ListenAddress::parse(t)?, |v| v
+            .metrics_address
+            .to_string()),
+    ),
+    row(
+        "CONTROLLER_CORES",
+        "",
+        "a number of threads, 1 or more",
+        "Data threads; unset: one for each processor the process may use.",
+        apply!(
+            |v, t| {
+                v.cores = match t {
+                    "" => None,
+                    text => Some(NonZeroUsize::new(usize::try_from(whole(text)?).ok()?)?),
+                };
+                if v.cores.is_some_and(|cores| cores.get() > 1024) {
+                    return None;
+                }
+            },
+            |v| v.cores.map(|cores| cores.to_string()).unwrap_or_default()
+        ),
+    ),
+    row(
+        "LOG_LEVEL",
+        "info",
+        "debug, info, warn or error",
+        "What is logged; debug adds each transfer and each decision.",
+        apply!(
+            |v, t| {
+                v.log_level = match t.to_ascii_lowercase().as_str() {
+                    "debug" => tracing::Level::DEBUG,
+                    "info" => tracing::Level::INFO,
+                    "warn" | "warning" => tracing::Level::WARN,
+                    "error" => tracing::Level::ERROR,
+                    _ => return None,
+                }
+            },
+            |v| v.log_level.to_string().to_ascii_lowercase()
+        ),
+    ),
+    row(
+        "ENABLE_REGISTRY",
+        "true",
+        BOOL,
+        "Whether /v2/ is served.",
+        apply!(|v, t| v.enabled = boolean(t)?, |v| v.enabled.to_string()),
+    ),
+    Setting {
+        empty_is_refused: true,
+        ..row(
+            "REGISTRY_STORAGE",
+            "/var/lib/shoal/oci",
+            "a folder this user can write",
+            "Where blobs, manifests and tags are kept; made if it is not there.",
+            apply!(
+                |v, t| {
+                    if t.is_empty() {
+                        return None;
+                    }
+                    v.storage = PathBuf::from(t);
+                },
+                |v| v.storage.display().to_string()
+            ),
+        )
+    },
+    row(
+        "REGISTRY_AUTH_MODE",
+        "none",
+        "none, basic or htpasswd",
+        "Who may use the registry: everybody, the login of BASIC_USER, or the users of a file.",
+        apply!(
+            |v, t| {
+                v.auth_mode = match t {
+                    "none" => AuthMode::None,
+                    "basic" => AuthMode::Basic,
+                    "htpasswd" => AuthMode::Htpasswd,
+                    _ => return None,
+                }
+            },
+            |v| match v.auth_mode {
+                AuthMode::None => "none",
+                AuthMode::Basic => "basic",
+                AuthMode::Htpasswd => "htpasswd",
+            }
+            .to_owned()
+        ),
+    ),
+    Setting {
+        older_names: &["REGISTRY_BASIC_USERS_FILE", "REGISTRY_USERS_FILE"],
+        ..row(
+            "REGISTRY_HTPASSWD_FILE",
+            "",
+            "a file made by htpasswd -B",
+            "Users and their bcrypt hashes; read again when it changes.",
+            apply!(
+                |v, t| v.htpasswd_file = (!t.is_empty()).then(|| PathBuf::from(t)),
+                |v| v
+                    .htpasswd_file
+                    .as_ref()
+                    .map(|path| path.display().to_string())
+                    .unwrap_or_default()
+            ),
+        )
+    },
+    row(
+        "BASIC_USER",
+        "",
+        "a name without a colon",
+        "The user of REGISTRY_AUTH_MODE=basic.",
+        apply!(
+            |v, t| {
+                if t.contains(':') {
+                    return None;
+                }
+                v.basic_user = t.to_owned();
+            },
+            |v| v.basic_user.clone()
+        ),
+    ),
+    Setting {
+        secret: true,
+        ..row(
+            "BASIC_PASS",
+            "",
+            "a password of at most 72 bytes",
+            "The password of BASIC_USER.",
+            apply!(
+                |v, t| {
+                    if t.len() > PASSWORD_BYTES_MAX {
+                        return None;
+                    }
+                    v.basic_password = t.to_owned();
+                },
+                |v| hidden(&v.basic_password)
+            ),
+        )
+    },
+    Setting {
+        secret: true,
+        ..row(
+            "BASIC_PASS_HASH",
+            "",
+            "a bcrypt hash, as htpasswd -B makes it",
+            "The password of BASIC_USER as a hash, in place of BASIC_PASS.",
+            apply!(
+                |v, t| {
+                    if !t.is_empty() && !is_bcrypt(t) {
+                        return None;
+                    }
+                    v.basic_hash = t.to_owned();
+                },
+                |v| hidden(&v.basic_hash)
+            ),
+        )
+    },
+    row(
+        "REGISTRY_ALLOW_ANON",
+        "false",
+        BOOL,
+        "Pull without a login; pushing, deleting and /v2/ itself still ask for one.",
+        apply!(|v, t| v.anonymous_pull = boolean(t)?, |v| v
+            .anonymous_pull
+            .to_string()),
+    ),
+    Setting {
+        older_names: &["REGISTRY_MAX_CONCURRENCY"],
+        ..row(
+            "REGISTRY_MAX_CONCURRENT_UPLOADS",
+            "8",
+            "a number from 1 to 100",
+            "Upload bodies read at a time; a further one waits unread for its turn.",
+            apply!(
+                |v, t| {
+                    let count = whole(t).filter(|count| (1..=100).contains(count))?;
+                    v.concurrent_uploads_max = NonZeroUsize::new(count as usize)?;
+                },
+                |v| v.concurrent_uploads_max.to_string()
+            ),
+        )
+    },
+    row(
+        "REGISTRY_UPLOAD_TIMEOUT",
+        "1h",
+        MINUTE_OR_MORE,
+        "How long an upload may stand still before it is given up.",
+        apply!(|v, t| v.upload_timeout = minutes(t)?, |v| duration_text(
+            v.upload_timeout
+        )),
+    ),
+    row(
+        "REGISTRY_DOWNLOAD_TIMEOUT",
+        "30m",
+        MINUTE_OR_MORE,
+        "How long a download may stand still before it is given up.",
+        apply!(|v, t| v.download_timeout = minutes(t)?, |v| duration_text(
+            v.download_timeout
+        )),
+    ),
+    row(
+        "REGISTRY_READ_TIMEOUT",
+        "30s",
+        "a duration above 0, such as 30s",
+        "How long a request's head may take to arrive.",
+        apply!(|v, t| v.read_timeout = positive(t)?, |v| duration_text(
+            v.read_timeout
+        )),
+    ),
+    row(
+        "REGISTRY_STOP_TIMEOUT",
+        "10s",
+        "a duration, such as 10s",
+        "How long running downloads are given when the program is asked to stop.",
+        apply!(|v, t| v.stop_timeout = duration(t)?, |v| duration_text(
+            v.stop_timeout
+        )),
+    ),
+    row(
+        "REGISTRY_MAX_BLOB_SIZE",
+        "0",
+        "a number of bytes, 0 for no limit",
+        "The largest blob that is accepted.",
+        apply!(|v, t| v.blob_bytes_max = whole(t)?, |v| v
+            .blob_bytes_max
+            .to_string()),
+    ),
+    row(
+        "REGISTRY_IMMUTABLE_TAGS",
+        "false",
+        "true, false, or repository names separated by commas",
+        "Tags that keep the first manifest they were given: all, none, or those below these names.",
+        apply!(|v, t| v.immutable_tags = ImmutableTags::parse(t)?, |v| v
+            .immutable_tags
+            .to_string()),
+    ),
+    row(
+        "REGISTRY_ALLOW_SPARSE",
+        "false",
+        BOOL,
+        "Accept manifests that name blobs the repository does not have.",
+        apply!(|v, t| v.allow_sparse = boolean(t)?, |v| v
+            .allow_sparse
+            .to_string()),
+    ),
+];
+
+fn minutes(text: &str) -> Option<Duration> {
+    duration(text).filter(|duration| *duration >= MINUTE)
+}
+
+fn positive(text: &str) -> Option<Duration> {
+    duration(text).filter(|duration| !duration.is_zero())
+}
+
+fn hidden(secret: &str) -> String {
+    if secret.is_empty() {
+        String::new()
+    } else {
+        "(not shown)".to_owned()
+    }
+}

@@ -1,0 +1,162 @@
+//! Settings as an operator meets them: whole environments in, a configuration or messages out.
+
+use super::*;
+
+fn load(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
+    Config::from_env(
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
+}
+
+fn problem(pairs: &[(&str, &str)]) -> String {
+    load(pairs).expect_err("this must not start").to_string()
+}
+
+#[test]
+fn nothing_set_is_the_guide_s_default() {
+    let config = load(&[]).expect("the defaults are valid").config;
+    assert_eq!(config.store.root, PathBuf::from("/var/lib/shoal/oci"));
+    assert_eq!(config.server.http_address.port(), 8080);
+    assert_eq!(config.server.concurrent_uploads_max.get(), 8);
+    assert_eq!(config.server.upload_timeout, Duration::from_secs(3600));
+    assert!(matches!(config.access, AccessConfig::Open));
+    assert_eq!(config.registry.blob_bytes_max, None);
+}
+
+#[test]
+fn each_setting_has_its_effect() {
+    let loaded = load(&[
+        ("CONTROLLER_HTTP_ADDR", "127.0.0.1:5000"),
+        ("METRICS_ADDR", "127.0.0.1:5001"),
+        ("CONTROLLER_CORES", "3"),
+        ("LOG_LEVEL", "debug"),
+        ("ENABLE_REGISTRY", "F"),
+        ("REGISTRY_STORAGE", "./var/oci"),
+        ("REGISTRY_AUTH_MODE", "basic"),
+        ("BASIC_USER", "admin"),
+        ("BASIC_PASS", "secret"),
+        ("REGISTRY_ALLOW_ANON", "1"),
+        ("REGISTRY_MAX_CONCURRENCY", "20"),
+        ("REGISTRY_UPLOAD_TIMEOUT", "1h30m"),
+        ("REGISTRY_DOWNLOAD_TIMEOUT", "90s"),
+        ("REGISTRY_READ_TIMEOUT", "5s"),
+        ("REGISTRY_STOP_TIMEOUT", "0"),
+        ("REGISTRY_MAX_BLOB_SIZE", "1000"),
+        ("REGISTRY_IMMUTABLE_TAGS", "tools,os-images"),
+        ("REGISTRY_ALLOW_SPARSE", "true"),
+    ])
+    .expect("all of it is valid");
+    assert_eq!(loaded.warnings, []);
+    let config = loaded.config;
+    assert_eq!(config.server.cores.map(NonZeroUsize::get), Some(3));
+    assert_eq!(config.server.log_level, tracing::Level::DEBUG);
+    assert!(!config.registry.enabled);
+    assert_eq!(config.store.root, PathBuf::from("./var/oci"));
+    let AccessConfig::Login {
+        basic: Some(basic),
+        anonymous_pull: true,
+        ..
+    } = config.access
+    else {
+        panic!("a login is wanted");
+    };
+    assert!(
+        matches!(basic.secret, BasicSecret::Password(password) if password.expose() == "secret")
+    );
+    assert_eq!(config.server.concurrent_uploads_max.get(), 20);
+    assert_eq!(config.server.upload_timeout, Duration::from_secs(5400));
+    assert_eq!(config.server.download_timeout, Duration::from_secs(90));
+    assert_eq!(config.server.read_timeout, Duration::from_secs(5));
+    assert_eq!(config.server.stop_timeout, Duration::ZERO);
+    assert_eq!(config.registry.blob_bytes_max, Some(1000));
+    assert!(config.registry.immutable_tags.covers("tools/alpine"));
+    assert!(config.registry.allow_sparse);
+}
+
+#[test]
+fn a_bad_value_is_named_with_what_would_be_right_and_all_at_once() {
+    let text = problem(&[
+        ("REGISTRY_UPLOAD_TIMEOUT", "5"),
+        ("REGISTRY_AUTH_MODE", "ldap"),
+    ]);
+    assert!(
+        text.contains("REGISTRY_UPLOAD_TIMEOUT=5: expected a duration"),
+        "{text}"
+    );
+    assert!(
+        text.contains("REGISTRY_AUTH_MODE=ldap: expected none, basic or htpasswd"),
+        "{text}"
+    );
+    for (name, value) in [
+        ("REGISTRY_STORAGE", ""),
+        ("REGISTRY_MAX_CONCURRENT_UPLOADS", "0"),
+        ("REGISTRY_MAX_CONCURRENT_UPLOADS", "101"),
+        ("CONTROLLER_CORES", "0"),
+        ("CONTROLLER_HTTP_ADDR", "8080"),
+        ("LOG_LEVEL", "loud"),
+        ("REGISTRY_ALLOW_SPARSE", "yes"),
+        ("REGISTRY_MAX_BLOB_SIZE", "-1"),
+        ("REGISTRY_READ_TIMEOUT", "0"),
+    ] {
+        assert!(
+            problem(&[(name, value)]).starts_with(&format!("{name}={value}: ")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_feature_that_does_not_exist_yet_is_refused_and_its_default_is_not() {
+    let text = problem(&[("TLS_CERT_FILE", "/etc/cert.pem")]);
+    assert!(text.contains("not available in this version"), "{text}");
+    assert!(problem(&[("REGISTRY_GC_GRACE_PERIOD", "1h")]).contains("not available"));
+    assert!(load(&[("REGISTRY_GC_INTERVAL", "1h"), ("AUTH_MODE", "none")]).is_ok());
+}
+
+#[test]
+fn an_unknown_name_is_warned_of_with_the_nearest_known() {
+    let loaded = load(&[("REGISTRY_STORAGGE", "x"), ("HOME", "/root")]).expect("it starts");
+    let nearest = Some("REGISTRY_STORAGE");
+    let variable = "REGISTRY_STORAGGE".to_owned();
+    assert_eq!(
+        loaded.warnings,
+        [ConfigWarning::Unknown { variable, nearest }]
+    );
+}
+
+#[test]
+fn logins_that_cannot_work_are_refused() {
+    let mode = ("REGISTRY_AUTH_MODE", "basic");
+    assert!(problem(&[mode]).contains("REGISTRY_HTPASSWD_FILE"));
+    assert!(problem(&[mode, ("BASIC_USER", "a")]).contains("BASIC_PASS"));
+    assert!(problem(&[mode, ("BASIC_PASS", "a")]).contains("BASIC_USER"));
+    assert!(problem(&[("REGISTRY_AUTH_MODE", "htpasswd")]).contains("REGISTRY_HTPASSWD_FILE"));
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let pairs = [
+        ("REGISTRY_AUTH_MODE", "basic"),
+        ("BASIC_USER", "admin"),
+        ("BASIC_PASS", "hunter2"),
+    ];
+    let config = load(&pairs).expect("it is valid").config;
+    assert!(!config.print().contains("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!problem(&[("BASIC_PASS_HASH", "hunter2")]).contains("hunter2"));
+}
+
+#[test]
+fn the_page_is_fresh() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, page()).expect("docs/ can be written");
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == page(),
+        "docs/configuration.md is stale: run UPDATE_DOCS=1 cargo test"
+    );
+}
