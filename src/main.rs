@@ -8,9 +8,9 @@ use provisioner_controller::{server, telemetry};
 
 /// OCI registry for OS images, and the machines that boot from them.
 ///
-/// Configured by environment variables; docs/configuration.md lists them.
+/// Configured by environment variables.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = config::help())]
 struct Arguments {
     /// Print the configuration in force, with secrets left out, and exit.
     #[arg(long)]

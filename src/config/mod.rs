@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use page::page;
+pub use page::{help, page};
 use settings::{SETTINGS, Setting, Values};
 use unavailable::UNAVAILABLE;
 pub use values::{ImmutableTags, ListenAddress, Secret};

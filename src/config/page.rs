@@ -47,3 +47,22 @@ pub fn page() -> String {
     }
     page
 }
+
+/// The settings as `--help` shows them.
+pub fn help() -> String {
+    let put = "a String takes every write";
+    let mut help = String::from("Environment variables:\n");
+    for setting in SETTINGS {
+        let default = match setting.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        let (name, expected, reason) = (setting.name, setting.expected, setting.reason);
+        writeln!(
+            help,
+            "  {name}{default}\n      {reason}\n      Value: {expected}."
+        )
+        .expect(put);
+    }
+    help
+}

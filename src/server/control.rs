@@ -2,6 +2,7 @@
 //!
 //! Runs on the thread that started the program, with a ring of its own, and touches no blob.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -25,6 +26,9 @@ use crate::telemetry::Telemetry;
 /// How often the gauges of the storage are brought up to date.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a stop waits for the last `index.json`.
+const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the control plane works with.
 pub struct Control {
     pub telemetry: Arc<Telemetry>,
@@ -46,7 +50,13 @@ impl Control {
         let store = Store::attach(io.clone(), self.shared.clone());
         io.spawn(count_storage(store.clone()));
         io.spawn(self.refresh_gauges(&store));
-        io.spawn(expire_uploads(store, self.upload_timeout));
+        io.spawn(expire_uploads(store.clone(), self.upload_timeout));
+        let view_ended = Rc::new(Cell::new(false));
+        io.spawn(keep_image_view(
+            store,
+            self.stop.clone(),
+            view_ended.clone(),
+        ));
         io.spawn(watch_passwords(io.clone(), self.access.clone()));
         let listener = UringListener::from_socket(socket)?;
         let parts = Rc::new(Parts::new(
@@ -67,9 +77,15 @@ impl Control {
                     tracing::warn!(%error, "cannot accept connections to /metrics now");
                     io.sleep_until(io.now() + Duration::from_millis(100)).await;
                 }
-                Either::Right(_) => return Ok(()),
+                Either::Right(_) => break,
             }
         }
+        // The folder is left with all that other tools read in it.
+        let deadline = io.now() + VIEW_PATIENCE;
+        while !view_ended.get() && io.now() < deadline {
+            io.sleep_until(io.now() + Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     fn refresh_gauges(&self, store: &Store<UringIo>) -> impl Future<Output = ()> + 'static {
@@ -105,6 +121,32 @@ async fn expire_uploads(store: Store<UringIo>, idle: Duration) {
             .await;
         store.expire_uploads(idle).await;
     }
+}
+
+/// Keeps `index.json` in step with the tags, and writes it once more at the end.
+async fn keep_image_view(store: Store<UringIo>, stop: Stop, ended: Rc<Cell<bool>>) {
+    let complain = |error| tracing::warn!(%error, "index.json is behind the tags");
+    match store.image_view().await {
+        Ok(mut view) => {
+            while !stop.is_raised() {
+                {
+                    let due = std::pin::pin!(store.view_due(&view));
+                    let stopping = std::pin::pin!(stop.raised());
+                    select(due, stopping).await;
+                }
+                // Also once more at the end; never dropped on the way.
+                if let Err(error) = store.write_image_view(&mut view).await {
+                    complain(error);
+                    store
+                        .io()
+                        .sleep_until(store.io().now() + EXPIRY_INTERVAL)
+                        .await;
+                }
+            }
+        }
+        Err(error) => complain(error),
+    }
+    ended.set(true);
 }
 
 /// Takes changes of the password file up without a restart.

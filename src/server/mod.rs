@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use async_lock::Semaphore;
 
@@ -36,6 +37,10 @@ pub use router::{MainPort, MetricsPort};
 pub use stop::Stop;
 
 use self::core::{CoreParts, Inbox};
+
+/// How long to wait for what a process that has just been killed still holds.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+const FREED_POLL: Duration = Duration::from_millis(20);
 
 /// Why the program did not start, or ended other than it was asked to.
 #[derive(Debug)]
@@ -209,7 +214,7 @@ fn lock_storage(root: &Path) -> Result<std::fs::File, StartError> {
     let layout = crate::store::Layout::new(root);
     std::fs::create_dir_all(layout.state()).map_err(failed)?;
     let path = layout.lock();
-    match uring::lock_file(&path) {
+    match when_free(io::ErrorKind::WouldBlock, || uring::lock_file(&path)) {
         Ok(mut file) => {
             // The number helps whoever meets the lock; the lock itself is the kernel's.
             let note = |file: &mut std::fs::File| {
@@ -287,7 +292,7 @@ fn access_config(config: &Config) -> access::AccessConfig {
 fn listen(setting: &'static str, candidates: &[SocketAddr]) -> Result<OwnedFd, StartError> {
     let mut failure = None;
     for &address in candidates {
-        match uring::bind(address) {
+        match when_free(io::ErrorKind::AddrInUse, || uring::bind(address)) {
             Ok(socket) => {
                 if let Ok(address) = uring::address_of(&socket) {
                     tracing::info!(%address, setting, "listening");
@@ -304,6 +309,21 @@ fn listen(setting: &'static str, candidates: &[SocketAddr]) -> Result<OwnedFd, S
         }
     }
     Err(failure.expect("there is an address to try"))
+}
+
+/// Tries again for a while as long as something is `taken`: the kernel lets go of the port and
+/// the lock of a killed process some milliseconds after its end, when it has taken its ring down,
+/// and a supervisor restarts faster than that.
+fn when_free<T>(taken: io::ErrorKind, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = system_moment() + FREED_WITHIN;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == taken && system_moment() < deadline => {
+                thread::sleep(FREED_POLL);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// How many connections the limit of open files allows: a serving one needs its file too.

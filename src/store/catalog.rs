@@ -331,6 +331,10 @@ impl Upload {
 }
 
 /// The answer to who may write.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made"
+)]
 pub enum Take {
     Taken(Arc<WriterLease>, Checkpoint),
     Held(Arc<WriterLease>),

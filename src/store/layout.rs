@@ -67,6 +67,10 @@ impl Layout {
         self.root.join("oci-layout")
     }
 
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index.json")
+    }
+
     pub fn all_blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
@@ -151,9 +155,18 @@ impl Layout {
         self.state().join("lock")
     }
 
-    /// The digest that a file of the folder [`blobs`](Self::blobs) is named after.
-    pub fn digest_of_blob(algorithm: Algorithm, file_name: &str) -> Option<Digest> {
-        Digest::from_hex(algorithm, file_name).ok()
+    /// Whether a folder below a repository's holds its tags.
+    pub fn is_tags_folder(folder_name: &str) -> bool {
+        folder_name == "refs"
+    }
+
+    /// The component of a repository's name that a folder stands for; `None` for a folder of ours.
+    pub fn component_of(folder_name: &str) -> Option<&str> {
+        match folder_name {
+            "_refs" => Some("refs"),
+            name if name.starts_with(['_', '.']) || Self::is_tags_folder(name) => None,
+            name => Some(name),
+        }
     }
 }
 
@@ -174,6 +187,8 @@ mod tests {
             Path::new("/r/repositories/a/refs/latest")
         );
         assert_ne!(path("a/refs/latest"), layout.tag(&name, &tag));
+        assert_eq!(Layout::component_of("_refs"), Some("refs"));
+        assert_eq!(Layout::component_of("_members"), None);
     }
 
     #[test]

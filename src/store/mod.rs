@@ -8,6 +8,7 @@ pub mod blobs;
 pub mod catalog;
 pub mod checkpoint;
 mod error;
+pub mod image_view;
 pub mod layout;
 pub mod manifests;
 pub mod recovery;
@@ -29,6 +30,7 @@ pub use uploads::{Finish, UploadWriter, VerifiedUpload};
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
 use catalog::{Catalog, Repository};
+use image_view::ViewChanges;
 use manifests::ManifestCache;
 use usage::Usage;
 
@@ -81,6 +83,7 @@ pub struct Shared {
     config: StoreConfig,
     catalog: Catalog,
     usage: Usage,
+    view_changes: ViewChanges,
     sync_failed: AtomicBool,
 }
 
@@ -136,6 +139,7 @@ impl<I: Io> Store<I> {
             config,
             catalog,
             usage: Usage::default(),
+            view_changes: ViewChanges::default(),
             sync_failed: AtomicBool::new(false),
         };
         Ok(Self::attach(io, Arc::new(shared)))

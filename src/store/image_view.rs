@@ -1,0 +1,193 @@
+//! `index.json`: the tags as one image index, for tools that read the folder.
+//!
+//! Derived, never the truth: nothing here is read back at a start but to be made anew, and a tag's
+//! commit does not wait for it. One writer, off the cores, is told of each tag that moved and
+//! writes the file at most once a second, or every ten when it is long.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use event_listener::Event;
+
+use super::layout::Layout;
+use super::{Store, StoreError};
+use crate::io::{Io, Moment};
+use crate::oci::{Descriptor, Digest, ImageIndex, REF_NAME_ANNOTATION, RepositoryName, Tag};
+
+/// Entries up to which the file is written within [`SHORT_INTERVAL`].
+const SHORT_ENTRIES_MAX: usize = 1000;
+const SHORT_INTERVAL: Duration = Duration::from_millis(500);
+const LONG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A tag that moved, or went.
+#[derive(Debug)]
+struct Change {
+    name: RepositoryName,
+    tag: Tag,
+    digest: Option<Digest>,
+}
+
+/// Changes on their way from the cores to the writer.
+#[derive(Debug, Default)]
+pub struct ViewChanges {
+    queue: Mutex<Vec<Change>>,
+    arrived: Event,
+}
+
+impl ViewChanges {
+    /// Notes that `tag` holds `digest` now, or nothing. The disk has it already.
+    pub(super) fn push(&self, name: &RepositoryName, tag: &Tag, digest: Option<Digest>) {
+        let change = Change {
+            name: name.clone(),
+            tag: tag.clone(),
+            digest,
+        };
+        self.lock().push(change);
+        self.arrived.notify(1);
+    }
+
+    fn take(&self) -> Vec<Change> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Change>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when a change waits. Safe to drop.
+    async fn some(&self) {
+        loop {
+            let arrived = self.arrived.listen();
+            if !self.lock().is_empty() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+}
+
+/// What the file lists, as far as it is known.
+pub struct ImageView {
+    entries: BTreeMap<(RepositoryName, Tag), Descriptor>,
+    written_at: Option<Moment>,
+}
+
+impl<I: Io> Store<I> {
+    /// Reads all tags and writes the file. Costs O(tags): to be run beside everything else.
+    pub async fn image_view(&self) -> Result<ImageView, StoreError> {
+        let mut view = ImageView {
+            entries: BTreeMap::new(),
+            written_at: None,
+        };
+        // In which order the two are seen does not matter: what moves meanwhile is in the queue.
+        for name in self.repository_names().await? {
+            let Some(page) = self.tags(&name, None, usize::MAX).await? else {
+                continue;
+            };
+            for tag in page.tags {
+                let digest = self.tag(&name, &tag).await?;
+                self.set_entry(
+                    &mut view,
+                    Change {
+                        name: name.clone(),
+                        tag,
+                        digest,
+                    },
+                )
+                .await?;
+            }
+        }
+        self.write_image_view(&mut view).await?;
+        Ok(view)
+    }
+
+    /// Resolves when tags have moved and it is time to write them. Safe to drop.
+    pub async fn view_due(&self, view: &ImageView) {
+        self.shared.view_changes.some().await;
+        let interval = if view.entries.len() < SHORT_ENTRIES_MAX {
+            SHORT_INTERVAL
+        } else {
+            LONG_INTERVAL
+        };
+        let due = view
+            .written_at
+            .map_or(self.io.now(), |written| written + interval);
+        self.io.sleep_until(due).await;
+    }
+
+    /// Takes up what has moved and writes the file.
+    pub async fn write_image_view(&self, view: &mut ImageView) -> Result<(), StoreError> {
+        for change in self.shared.view_changes.take() {
+            self.set_entry(view, change).await?;
+        }
+        let path = self.layout().index();
+        let unnamed = self.layout().unnamed(self.fresh_id());
+        let index = ImageIndex::of(view.entries.values()).finish();
+        let written = self.io.write_new(&unnamed, index).await;
+        written.map_err(StoreError::io("write", &unnamed))?;
+        self.io
+            .rename(&unnamed, &path)
+            .await
+            .map_err(StoreError::io("rename to", &path))?;
+        view.written_at = Some(self.io.now());
+        Ok(())
+    }
+
+    async fn set_entry(&self, view: &mut ImageView, change: Change) -> Result<(), StoreError> {
+        let Change { name, tag, digest } = change;
+        let entry = match digest {
+            Some(digest) => self.view_entry(&name, &tag, &digest).await?,
+            None => None,
+        };
+        match entry {
+            Some(entry) => _ = view.entries.insert((name, tag), entry),
+            None => _ = view.entries.remove(&(name, tag)),
+        }
+        Ok(())
+    }
+
+    /// The entry of a tag; `None` when its manifest has gone meanwhile.
+    async fn view_entry(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        digest: &Digest,
+    ) -> Result<Option<Descriptor>, StoreError> {
+        let Some((digest, media_type)) = self.resolve(name, &(*digest).into()).await? else {
+            return Ok(None);
+        };
+        let Some(size_bytes) = self.stat_content(&digest).await? else {
+            return Ok(None);
+        };
+        let entry = Descriptor::new(media_type, digest, size_bytes);
+        Ok(Some(entry.with_annotation(
+            REF_NAME_ANNOTATION,
+            format!("{name}:{tag}"),
+        )))
+    }
+
+    /// Every repository, found by walking the folders.
+    async fn repository_names(&self) -> Result<Vec<RepositoryName>, StoreError> {
+        let mut names = Vec::new();
+        let mut folders = vec![(self.layout().repositories(), String::new())];
+        while let Some((folder, name)) = folders.pop() {
+            let entries = self
+                .io
+                .list(&folder)
+                .await
+                .map_err(StoreError::io("list", &folder))?;
+            for entry in entries.iter().filter(|entry| entry.is_folder) {
+                if Layout::is_tags_folder(&entry.name) {
+                    names.extend(RepositoryName::parse(&name).ok());
+                } else if let Some(component) = Layout::component_of(&entry.name) {
+                    let separator = if name.is_empty() { "" } else { "/" };
+                    let below = format!("{name}{separator}{component}");
+                    folders.push((folder.join(&entry.name), below));
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
