@@ -11,7 +11,7 @@
 mod simulator;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -19,10 +19,11 @@ use provisioner_controller::io::{Buffer, File};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
-use provisioner_controller::store::uploads::Intent;
+use provisioner_controller::store::uploads::{FLUSH_STEP_BYTES, Intent};
 use provisioner_controller::store::{Store, StoreConfig, StoreError, UploadId};
 
 use simulator::disk::{IO_ERROR, STORAGE_FULL};
+use simulator::promise::Promise;
 use simulator::{Disk, Halt, Random, SimulatedIo, World};
 
 const ROOT: &str = "/r";
@@ -124,26 +125,6 @@ fn sha256(content: &[u8]) -> Digest {
 }
 
 // ---- What it was promised -------------------------------------------------------------------
-
-/// The values something may have: one that was acknowledged, and those asked for since.
-#[derive(Debug, Clone)]
-struct Promise<T>(BTreeSet<T>);
-
-impl<T: Ord + Clone> Promise<T> {
-    fn may_become(&mut self, value: T) {
-        self.0.insert(value);
-    }
-
-    fn is(&mut self, value: T) {
-        self.0 = BTreeSet::from([value]);
-    }
-}
-
-impl<T: Ord + Default> Default for Promise<T> {
-    fn default() -> Self {
-        Self(BTreeSet::from([T::default()]))
-    }
-}
 
 /// How much of a push was sent.
 enum Sent {
@@ -289,7 +270,7 @@ impl Pusher {
                         .or_default()
                         .may_become(false);
                     for (tag, promise) in &mut promises.tags {
-                        if promise.0.contains(&Some(key.clone())) {
+                        if promise.allows(&Some(key.clone())) {
                             promise.may_become(None);
                             holders.push(*tag);
                         }
@@ -461,7 +442,7 @@ impl Pusher {
         for (digest, promise) in &promises.blobs {
             let found = self.read_blob(store, digest).await;
             assert!(
-                promise.0.contains(&found),
+                promise.allows(&found),
                 "blob {digest}: {found}, {promise:?}"
             );
         }
@@ -469,7 +450,7 @@ impl Pusher {
             let reference = Reference::Digest(Digest::parse(digest).expect("it is a digest"));
             let found = store.manifest(name, &reference).await.expect("no fault");
             assert!(
-                promise.0.contains(&found.is_some()),
+                promise.allows(&found.is_some()),
                 "manifest {digest}: {}, {promise:?}",
                 found.is_some()
             );
@@ -494,7 +475,7 @@ impl Pusher {
             );
             let held = found.map(|found| found.digest.to_string());
             assert!(
-                promise.0.contains(&held),
+                promise.allows(&held),
                 "tag {tag} holds {held:?}, {promise:?}"
             );
         }
@@ -699,12 +680,18 @@ fn the_power_may_go_while_the_store_opens_after_a_crash() {
 fn what_a_killed_process_left_unsynced_is_synced_before_it_is_acknowledged() {
     let names = ["a/b"];
     for change in 1..=count_changes(1, &names) {
-        let patiences = [Patience::Question, Patience::Request, Patience::Step, Patience::Step];
+        let patiences = [
+            Patience::Question,
+            Patience::Request,
+            Patience::Step,
+            Patience::Step,
+        ];
         for (crash, patience) in [0, 0, 0, 10].into_iter().zip(patiences) {
             let pushers = pushers(&names);
             let world = live_until(change, 1, &pushers);
             let last = world.disk().last_changes(12);
-            let what = || format!("killed at change {change}, {patience:?}, crash seed {crash}:\n{last}");
+            let what =
+                || format!("killed at change {change}, {patience:?}, crash seed {crash}:\n{last}");
             told(what, || {
                 let world = World::on(world.kill(), 2);
                 let done = world.run(async {
@@ -712,7 +699,10 @@ fn what_a_killed_process_left_unsynced_is_synced_before_it_is_acknowledged() {
                     for pusher in &pushers {
                         pusher.check(&store).await;
                         pusher.patience.set(patience);
-                        pusher.take_a_step(&store).await.expect("nothing is in the way");
+                        pusher
+                            .take_a_step(&store)
+                            .await
+                            .expect("nothing is in the way");
                         pusher.patience.set(Patience::Step);
                     }
                 });
@@ -820,4 +810,49 @@ fn a_failed_sync_is_final() {
         }
     }
     assert!(syncs > 40, "the workload syncs: {syncs}");
+}
+
+/// The kernel tells of a failed write-back once: who has heard it there hears nothing from the
+/// sync that follows, and must not take that for a promise.
+#[test]
+fn a_failed_write_back_is_final_too() {
+    let name = RepositoryName::parse("a").expect("it is a name");
+    let content = vec![7; usize::try_from(FLUSH_STEP_BYTES).expect("it is small") + 5000];
+    let digest = sha256(&content);
+    let push = async |store: &SimulatedStore| {
+        let id = store.start_upload(&name, &[Algorithm::Sha256]).await?;
+        let mut writer = store.write_upload(&name, id, Intent::default()).await?;
+        for part in content.chunks(1 << 20) {
+            writer.append(buffer(part)).await?;
+        }
+        let verified = writer.finish(digest).await?;
+        store.adopt(verified).await
+    };
+    let (mut number, mut write_backs) = (1, 0);
+    loop {
+        let world = World::on(empty_disk(1), 1);
+        let store = world
+            .run(open(world.io()))
+            .expect("no crash")
+            .expect("no fault");
+        world.disk().fail_operation(number, IO_ERROR);
+        let pushed = world.run(push(&store)).expect("no crash");
+        let failed = world.disk().failed().unwrap_or_default().to_owned();
+        if failed.is_empty() {
+            break;
+        }
+        if failed.starts_with("write back") {
+            write_backs += 1;
+            assert!(pushed.is_err(), "it failed and was acknowledged");
+            assert!(
+                !store.shared().is_healthy(),
+                "it failed and /readyz does not say so"
+            );
+        }
+        number += 1;
+    }
+    assert!(
+        write_backs > 0,
+        "the upload is large enough to be written back"
+    );
 }
