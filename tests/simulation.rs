@@ -13,6 +13,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use provisioner_controller::io::Io;
 use provisioner_controller::oci::{Algorithm, Digest, MediaType};
 
@@ -68,7 +69,7 @@ struct Client {
     common: Rc<Common>,
     random: RefCell<Random>,
     blobs: RefCell<BTreeMap<usize, Promise<bool>>>,
-    manifests: RefCell<BTreeMap<String, (Vec<u8>, Promise<bool>)>>,
+    manifests: RefCell<BTreeMap<String, (Bytes, Promise<bool>)>>,
     tags: RefCell<BTreeMap<&'static str, Promise<Option<String>>>>,
 }
 
@@ -308,7 +309,7 @@ impl Client {
             "config": descriptor("config.v1+json", config),
             "layers": [descriptor("layer.v1.tar", layer)],
         });
-        let bytes = document.to_string().into_bytes();
+        let bytes = Bytes::from(document.to_string());
         let digest = Digest::of(Algorithm::Sha256, &bytes).to_string();
         let tag = TAGS[self.draw(|random| random.index(TAGS.len()))];
         let (needed, missing) = {

@@ -179,8 +179,7 @@ fn the_power_goes_at_the_operation_chosen_and_nothing_is_answered_after() {
             }
         });
         assert_eq!(run, Err(Halt::Crashed));
-        let done = *done.borrow();
-        done
+        done.take()
     };
     // A small file is three changes: created, written, synced.
     assert_eq!([1, 3, 4, 9].map(changes_before), [0, 0, 1, 2]);
