@@ -571,7 +571,11 @@ impl File for UringFile {
     async fn make_read_only(&self) -> io::Result<()> {
         let file = self.file.clone();
         self.pool
-            .run(move || file.set_permissions(fs::Permissions::from_mode(0o444)))
+            .run(move || {
+                file.set_permissions(fs::Permissions::from_mode(0o444))?;
+                // The whole of it: fdatasync leaves a changed mode where it is.
+                file.sync_all()
+            })
             .await
     }
 
