@@ -1,6 +1,6 @@
 //! Threads for what would hold a core's loop up: names, folder syncs, cold reads, bcrypt.
 //!
-//! One pool serves all cores. Its threads are not pinned, so that a waiting disk or a slow
+//! The pools serve all cores. Their threads are not pinned, so that a waiting disk or a slow
 //! hash runs beside the data plane and not on top of it. Work is never refused: the queue is
 //! as long as the number of requests that wait, which the connection limit bounds.
 
@@ -11,6 +11,16 @@ use crossbeam::channel::{Sender, unbounded};
 use futures_channel::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
+
+/// The two pools of the process: what takes as long as the disk's bandwidth makes it must not
+/// keep what takes a seek waiting.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    /// Names, folder syncs, small files.
+    pub short: Pool,
+    /// Cold reads, write-back, hashes.
+    pub long: Pool,
+}
 
 /// A fixed number of threads; clones share them.
 #[derive(Debug, Clone)]
