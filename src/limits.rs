@@ -36,6 +36,8 @@ pub const DESCRIPTORS_WANTED: u64 = 4096;
 pub const SHORT_POOL_THREADS: usize = 16;
 /// Threads for cold reads, write-back and password hashes.
 pub const LONG_POOL_THREADS: usize = 24;
+/// What is not urgent must not take a core's time from its thread.
+pub const LONG_POOL_NICENESS: i32 = 10;
 /// How often idle uploads are looked for.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 

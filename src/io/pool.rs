@@ -29,8 +29,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads called `name`, on the processors of the calling thread.
-    pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
+    /// Starts `threads` threads called `name`, on the processors of the calling thread, with
+    /// `niceness` added to theirs.
+    pub fn start(name: &str, threads: usize, niceness: i32) -> std::io::Result<Self> {
         let (sender, receiver) = unbounded::<Work>();
         for _ in 0..threads {
             let receiver = receiver.clone();
@@ -38,6 +39,8 @@ impl Pool {
                 .name(name.to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || {
+                    // On Linux the calling thread alone; one that may not be nice works all the same.
+                    let _ = rustix::process::setpriority_process(None, niceness);
                     while let Ok(work) = receiver.recv() {
                         // A panic of one piece of work answers its own waiter (the channel closes)
                         // and must not take a thread from all others.

@@ -28,6 +28,8 @@ use super::pool::Pools;
 use super::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream};
 
 const PAGE_BYTES: u64 = 4096;
+/// How far apart bytes are asked for to tell pages in memory from pages on their way there.
+const PROBE_STEP_BYTES: usize = 128 << 10;
 const BACKLOG: i32 = 4096;
 const RING_ENTRIES: u32 = 1024;
 
@@ -493,6 +495,16 @@ impl IoBuf for Filled {
     }
 }
 
+impl UringFile {
+    /// Whether the byte at `offset` can be read without waiting.
+    fn has_at_once(&self, offset: u64) -> bool {
+        let mut byte = [0];
+        let space = &mut [io::IoSliceMut::new(&mut byte)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(&self.file, space, offset, flags) == Ok(1)
+    }
+}
+
 impl File for UringFile {
     async fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = self.file.clone();
@@ -604,8 +616,14 @@ impl File for UringFile {
         let first = range.start / PAGE_BYTES;
         let behind = range.end.div_ceil(PAGE_BYTES);
         let whole = first * PAGE_BYTES..behind * PAGE_BYTES;
-        kernel_calls::cached_pages(self.file.as_fd(), whole)
-            .is_ok_and(|cached| cached >= behind - first)
+        let all_there = kernel_calls::cached_pages(self.file.as_fd(), whole)
+            .is_ok_and(|cached| cached >= behind - first);
+        // A page that is still being read counts as there, and sending it would wait for the disk:
+        // so a byte here and there is asked for as well.
+        let probes = (range.start..range.end)
+            .step_by(PROBE_STEP_BYTES)
+            .chain([range.end - 1]);
+        all_there && probes.into_iter().all(|offset| self.has_at_once(offset))
     }
 
     fn read_ahead(

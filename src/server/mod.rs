@@ -30,7 +30,8 @@ use crate::io::pool::{Pool, Pools};
 use crate::io::system_moment;
 use crate::io::uring::{self, Driver, UringIo};
 use crate::limits::{
-    DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_THREADS, SHORT_POOL_THREADS,
+    DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_NICENESS, LONG_POOL_THREADS,
+    SHORT_POOL_THREADS,
 };
 use crate::registry::RegistryConfig;
 use crate::store::{ImmutableTags, Shared, Store, StoreConfig, StoreError};
@@ -120,10 +121,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let processors = cores(&config);
     let telemetry = Arc::new(Telemetry::new(processors.len()));
     // Before any thread is pinned, so that the pool's threads may run anywhere.
-    let start_pool = |name, threads| Pool::start(name, threads).map_err(StartError::Thread);
+    let start_pool =
+        |name, threads, niceness| Pool::start(name, threads, niceness).map_err(StartError::Thread);
     let pools = Pools {
-        short: start_pool("pool-short", SHORT_POOL_THREADS)?,
-        long: start_pool("pool-long", LONG_POOL_THREADS)?,
+        short: start_pool("pool-short", SHORT_POOL_THREADS, 0)?,
+        long: start_pool("pool-long", LONG_POOL_THREADS, LONG_POOL_NICENESS)?,
     };
     let _folder_lock = lock_storage(&config.store.root)?;
     let access =
