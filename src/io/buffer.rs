@@ -170,7 +170,8 @@ impl Shelf {
             state.idle.push(bytes);
         }
         drop(state);
-        self.returned.notify(1);
+        // Each buffer wakes a waiter of its own, also before the last one woken has run.
+        self.returned.notify_additional(1);
     }
 }
 
@@ -186,6 +187,20 @@ mod tests {
         assert!(pool.try_take().is_none());
         drop(first);
         assert!(pool.try_take().is_some());
+    }
+
+    #[test]
+    fn two_buffers_returned_at_once_wake_two_waiters() {
+        let pool = BufferPool::new(16, 2, 2);
+        let out = (pool.try_take(), pool.try_take());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut first = std::pin::pin!(pool.take());
+        let mut second = std::pin::pin!(pool.take());
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        drop(out);
+        assert!(second.as_mut().poll(&mut context).is_ready());
+        assert!(first.as_mut().poll(&mut context).is_ready());
     }
 
     #[test]

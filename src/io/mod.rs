@@ -170,7 +170,8 @@ pub trait File: Clone + 'static {
     /// Sets `range` aside without changing the file's size.
     fn allocate(&self, range: Range<u64>) -> impl Future<Output = io::Result<()>>;
     /// Starts writing `start`'s dirty pages to the disk and waits until those of `settled` are
-    /// there. Bounds what a later [`sync`](Self::sync) finds to do; promises nothing durable.
+    /// there. Bounds what a later [`sync`](Self::sync) finds to do; promises nothing durable. An
+    /// error is final too; a sync under way meanwhile may be the one that fails, or not.
     fn flush_range(
         &self,
         start: Range<u64>,

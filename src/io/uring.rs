@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -584,6 +584,10 @@ impl File for UringFile {
     ) -> impl Future<Output = io::Result<()>> + 'static {
         let file = self.file.clone();
         self.pools.long.run(move || {
+            // The kernel tells each open file description of a write-back error once. This one is
+            // asked here, so that the sync of the other is told as well.
+            let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let file = fs::File::open(same).map_or(file, Arc::new);
             kernel_calls::sync_file_range(file.as_fd(), start, false)?;
             if settled.is_empty() {
                 return Ok(());

@@ -51,6 +51,13 @@ impl<I: Io> Store<I> {
 
     /// Makes a verified upload a blob of its repository. Durable on return.
     pub async fn adopt(&self, upload: VerifiedUpload) -> Result<(), StoreError> {
+        let adopted = self.adopt_content(&upload).await;
+        // The session is over either way; what it leaves behind is not waited for.
+        self.remove_upload_files(upload.id);
+        adopted
+    }
+
+    async fn adopt_content(&self, upload: &VerifiedUpload) -> Result<(), StoreError> {
         let path = self.layout().blob(&upload.digest);
         // The name may be there already, with the same content: pushed twice, or by two clients
         // at once. The rename is then a replacement of equals.
@@ -65,10 +72,7 @@ impl<I: Io> Store<I> {
         if is_new {
             self.shared.usage.added(upload.digest, upload.size_bytes);
         }
-        let joined = self.join_blob(&upload.repository, &upload.digest).await;
-        // The session is over either way; what it leaves behind is not waited for.
-        self.remove_upload_files(upload.id);
-        joined
+        self.join_blob(&upload.repository, &upload.digest).await
     }
 
     async fn join_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {

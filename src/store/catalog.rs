@@ -109,8 +109,9 @@ pub struct Repository {
     pub turn: async_lock::Mutex<()>,
     tags: Mutex<Option<BTreeMap<Tag, Digest>>>,
     members: Mutex<HashMap<Digest, Member>>,
-    /// Counts removals, so that a membership read from the disk before one is not kept after it.
-    removals: AtomicU64,
+    /// Counts changes of members, so that one read from the disk before a change is not kept
+    /// after it.
+    member_changes: AtomicU64,
     folders_made: AtomicBool,
 }
 
@@ -167,14 +168,14 @@ impl Repository {
     }
 
     /// To be taken before a membership is read from the disk, for [`keep_member`](Self::keep_member).
-    pub fn removals_seen(&self) -> u64 {
-        self.removals.load(Ordering::Acquire)
+    pub fn member_changes_seen(&self) -> u64 {
+        self.member_changes.load(Ordering::Acquire)
     }
 
-    /// Remembers a membership read from the disk, unless something was removed meanwhile.
-    pub fn keep_member(&self, digest: Digest, member: Member, removals_seen: u64) {
+    /// Remembers a membership read from the disk, unless one has changed meanwhile.
+    pub fn keep_member(&self, digest: Digest, member: Member, changes_seen: u64) {
         let mut members = lock(&self.members);
-        if self.removals.load(Ordering::Acquire) == removals_seen {
+        if self.member_changes.load(Ordering::Acquire) == changes_seen {
             bound(&mut members);
             members.insert(digest, member);
         }
@@ -183,6 +184,7 @@ impl Repository {
     /// Remembers a membership just made durable.
     pub fn set_member(&self, digest: Digest, member: Member) {
         let mut members = lock(&self.members);
+        self.member_changes.fetch_add(1, Ordering::AcqRel);
         bound(&mut members);
         members.insert(digest, member);
     }
@@ -190,7 +192,7 @@ impl Repository {
     /// Forgets a membership, before its file is changed or removed.
     pub fn forget_member(&self, digest: &Digest) {
         let mut members = lock(&self.members);
-        self.removals.fetch_add(1, Ordering::AcqRel);
+        self.member_changes.fetch_add(1, Ordering::AcqRel);
         members.remove(digest);
     }
 
@@ -227,6 +229,17 @@ struct UploadState {
     ended: bool,
 }
 
+impl UploadState {
+    fn is_idle_for(&self, now: Moment, idle: Duration) -> bool {
+        self.writer.is_none() && now.since(self.touched) >= idle
+    }
+
+    fn is_writer(&self, lease: &Arc<WriterLease>) -> bool {
+        let writer = self.writer.as_ref();
+        writer.is_some_and(|writer| Arc::ptr_eq(writer, lease))
+    }
+}
+
 impl Upload {
     pub fn new(repository: RepositoryName, durable: Checkpoint, now: Moment) -> Self {
         let state = UploadState {
@@ -255,8 +268,7 @@ impl Upload {
     }
 
     fn is_idle_for(&self, now: Moment, idle: Duration) -> bool {
-        let state = lock(&self.state);
-        state.writer.is_none() && now.since(state.touched) >= idle
+        lock(&self.state).is_idle_for(now, idle)
     }
 
     pub fn listen(&self) -> EventListener {
@@ -278,29 +290,29 @@ impl Upload {
         Take::Taken(lease, state.durable.clone())
     }
 
-    /// Ends the session for good; `false` when it had ended or somebody still writes.
-    pub fn try_end(&self) -> bool {
+    /// Ends the session for good if it is still idle: it may have been written to since it was
+    /// found so.
+    pub fn try_expire(&self, now: Moment, idle: Duration) -> bool {
         let mut state = lock(&self.state);
-        if state.ended || state.writer.is_some() {
+        if state.ended || !state.is_idle_for(now, idle) {
             return false;
         }
         state.ended = true;
         true
     }
 
-    /// Ends the session for its writer, who thereby stops being one.
-    pub fn end_by(&self, lease: &Arc<WriterLease>) {
+    /// Ends the session for its writer, who thereby stops being one; `false` when `lease` is not
+    /// the writer's any more and the session another's.
+    pub fn end_by(&self, lease: &Arc<WriterLease>) -> bool {
         let mut state = lock(&self.state);
-        if state
-            .writer
-            .as_ref()
-            .is_some_and(|writer| Arc::ptr_eq(writer, lease))
-        {
+        let is_writer = state.is_writer(lease);
+        if is_writer {
             state.writer = None;
             state.ended = true;
         }
         drop(state);
         self.changed.notify(usize::MAX);
+        is_writer
     }
 
     /// Records what the writer has made durable.
@@ -317,11 +329,7 @@ impl Upload {
     /// Lets go of the writer's place, if `lease` still has it.
     pub fn release(&self, lease: &Arc<WriterLease>, now: Moment) {
         let mut state = lock(&self.state);
-        if state
-            .writer
-            .as_ref()
-            .is_some_and(|writer| Arc::ptr_eq(writer, lease))
-        {
+        if state.is_writer(lease) {
             state.writer = None;
             state.touched = now;
         }
@@ -485,7 +493,7 @@ mod tests {
     fn a_removal_between_reading_and_keeping_wins() {
         let repository = Repository::default();
         let digest = Digest::of(Algorithm::Sha256, b"x");
-        let seen = repository.removals_seen();
+        let seen = repository.member_changes_seen();
         repository.forget_member(&digest);
         repository.keep_member(
             digest,
@@ -496,5 +504,38 @@ mod tests {
             seen,
         );
         assert_eq!(repository.member(&digest), None);
+    }
+
+    #[test]
+    fn a_manifest_pushed_while_a_core_reads_the_blob_of_its_digest_stays() {
+        let repository = Repository::default();
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let read = Member {
+            blob: true,
+            manifest: None,
+        };
+        let pushed = Member {
+            blob: true,
+            manifest: MediaType::parse(MediaType::OCI_MANIFEST).ok(),
+        };
+        let seen = repository.member_changes_seen();
+        repository.set_member(digest, pushed.clone());
+        repository.keep_member(digest, read, seen);
+        assert_eq!(repository.member(&digest), Some(pushed));
+    }
+
+    #[test]
+    fn an_upload_touched_since_it_was_found_idle_does_not_expire() {
+        let (catalog, id) = (Catalog::default(), UploadId::from_random([1; 16]));
+        catalog.add_upload(id, upload());
+        let idle = Duration::from_secs(60);
+        assert_eq!(catalog.idle_uploads(at(61), idle), [id]);
+        let upload = catalog.upload(id).expect("it was added");
+        let Take::Taken(lease, _) = upload.try_take(at(61)) else {
+            panic!("it was free")
+        };
+        upload.release(&lease, at(62));
+        assert!(!upload.try_expire(at(62), idle));
+        assert!(upload.try_expire(at(122), idle));
     }
 }

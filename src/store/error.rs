@@ -36,11 +36,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// An I/O error with what was being done; a full disk is its own situation.
+    /// An I/O error with what was being done; a full disk, or a file
+    /// larger than it can hold, is its own situation.
     pub fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         let path = path.to_owned();
         move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::StorageFull,
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => StoreError::StorageFull,
             _ => StoreError::Io {
                 operation,
                 path,

@@ -203,10 +203,10 @@ impl<I: Io> Store<I> {
             let _ = self.io.remove(&unnamed).await;
             return Err(error);
         }
-        self.io
-            .rename(&unnamed, path)
-            .await
-            .map_err(StoreError::io("rename to", path))?;
+        if let Err(error) = self.io.rename(&unnamed, path).await {
+            let _ = self.io.remove(&unnamed).await;
+            return Err(StoreError::io("rename to", path)(error));
+        }
         let folder = path
             .parent()
             .expect("every path of the layout lies in a folder");
@@ -282,7 +282,7 @@ impl<I: Io> Store<I> {
         if let Some(member) = repository.member(digest) {
             return Ok(Some(member));
         }
-        let removals_seen = repository.removals_seen();
+        let changes_seen = repository.member_changes_seen();
         let path = self.layout().member(name, digest);
         let content = match self.io.read(&path, manifests::MEMBER_FILE_BYTES_MAX).await {
             Ok(content) => content,
@@ -297,7 +297,7 @@ impl<I: Io> Store<I> {
                 source,
             });
         };
-        repository.keep_member(*digest, member.clone(), removals_seen);
+        repository.keep_member(*digest, member.clone(), changes_seen);
         Ok(Some(member))
     }
 
@@ -326,8 +326,14 @@ impl<I: Io> Store<I> {
                 .sync_folder(path.parent().expect("members lie in a folder"))
                 .await;
         }
-        self.write_named(&path, manifests::member_file(&member))
-            .await?;
+        let written = self
+            .write_named(&path, manifests::member_file(&member))
+            .await;
+        if written.is_err() {
+            // The file may be the new one all the same: what it holds is asked of it.
+            repository.forget_member(digest);
+            return written;
+        }
         repository.set_member(*digest, member);
         Ok(())
     }

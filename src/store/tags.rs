@@ -72,10 +72,8 @@ impl<I: Io> Store<I> {
         tag: &Tag,
         digest: Digest,
     ) -> Result<(), StoreError> {
-        if repository.tag(tag).flatten() == Some(digest) {
-            // Read from a file whose name may not be durable, as in `join`.
-            return self.sync_folder(&self.layout().tags(name)).await;
-        }
+        // Also when memory says that the tag holds it: an attempt that failed half-way, or a
+        // process that was killed, may have left another file, or none that is durable.
         let path = self.layout().tag(name, tag);
         self.write_named(&path, digest.to_string().into_bytes())
             .await?;

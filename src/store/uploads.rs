@@ -9,6 +9,7 @@
 //! The order of a checkpoint: the writes it counts have returned, the data is synced, then the
 //! block with offset and hash state is written over the older of two and synced.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ impl<I: Io> Store<I> {
             let Some(upload) = self.catalog().upload(id) else {
                 continue;
             };
-            if upload.try_end() && self.catalog().remove_upload(id) {
+            if upload.try_expire(self.io.now(), idle) && self.catalog().remove_upload(id) {
                 expired += 1;
                 tracing::info!(upload = %id, repository = %upload.repository, "idle upload removed");
                 if let Err(error) = recovery::remove_files(&self.io, self.layout(), id).await {
@@ -185,6 +186,9 @@ impl<I: Io> Store<I> {
         durable: Checkpoint,
         intent: Intent,
     ) -> Result<UploadWriter<I>, StoreError> {
+        // Whoever takes over meanwhile waits for what is done to the file here: a late cut would
+        // take what the next writer has written.
+        let _running = lease.begin().ok_or(StoreError::Fenced)?;
         let expected = durable.offset_bytes;
         if let Some(received) = intent.offset_bytes
             && received != expected
@@ -236,7 +240,8 @@ impl<I: Io> Store<I> {
             failed: false,
         };
         if let Some(length) = intent.length_bytes {
-            writer.reserve(expected + length).await?;
+            let end = expected.saturating_add(length);
+            writer.reserve(end, end).await?;
         }
         Ok(writer)
     }
@@ -284,6 +289,23 @@ impl<I: Io> Store<I> {
     async fn wait_until(&self, changed: event_listener::EventListener, deadline: Moment) {
         let deadline = std::pin::pin!(self.io.sleep_until(deadline));
         futures_util::future::select(changed, deadline).await;
+    }
+
+    /// Ends an upload that the disk has failed, unless another has taken it over from `lease`,
+    /// and says why.
+    fn fail_upload(
+        &self,
+        id: UploadId,
+        upload: &Upload,
+        lease: &Arc<WriterLease>,
+        why: StoreError,
+    ) -> StoreError {
+        self.shared.note_failed_sync();
+        if upload.end_by(lease) {
+            self.catalog().remove_upload(id);
+            self.remove_upload_files(id);
+        }
+        why
     }
 
     /// Removes an upload's files in the background; what a crash leaves of them is removed at
@@ -361,11 +383,15 @@ impl<I: Io> UploadWriter<I> {
         {
             return Err(StoreError::TooLarge { bytes_max });
         }
-        self.hasher.update(buffer.filled());
         if self.offset_bytes + length > self.reserved_bytes {
+            self.settle_write().await?;
+            let _running = self.lease.begin().ok_or(StoreError::Fenced)?;
+            let enough = self.offset_bytes + length;
             let end = self.offset_bytes + length.max(RESERVE_STEP_BYTES);
-            self.reserve(end).await?;
+            self.reserve(end, enough).await?;
         }
+        // Only what will be counted is hashed: after a refusal the two are parked together.
+        self.hasher.update(buffer.filled());
         self.settle_write().await?;
         let running = self.lease.begin().ok_or(StoreError::Fenced)?;
         let write = self.file.write_at(self.offset_bytes, buffer);
@@ -410,7 +436,9 @@ impl<I: Io> UploadWriter<I> {
             None => self.hash_again(claimed.algorithm()).await?,
         };
         if computed != claimed {
-            self.end();
+            if !self.end() {
+                return Err(StoreError::Fenced);
+            }
             self.store.remove_upload_files(self.id);
             return Err(StoreError::DigestMismatch { claimed, computed });
         }
@@ -426,8 +454,9 @@ impl<I: Io> UploadWriter<I> {
         if let Err(error) = self.file.make_read_only().await {
             return Err(self.fail("sync", error));
         }
-        drop(running);
+        // Ended before it lets go: who waits to take over must not find it open.
         self.end();
+        drop(running);
         Ok(VerifiedUpload {
             id: self.id,
             repository: self.upload.repository.clone(),
@@ -436,29 +465,52 @@ impl<I: Io> UploadWriter<I> {
         })
     }
 
-    /// Takes the session out of the catalog: nobody will write to it again.
-    fn end(&mut self) {
-        self.upload.end_by(&self.lease);
-        self.store.catalog().remove_upload(self.id);
+    /// Takes the session out of the catalog: nobody will write to it again. `false` when another
+    /// has taken it over.
+    fn end(&self) -> bool {
+        let is_ours = self.upload.end_by(&self.lease);
+        if is_ours {
+            self.store.catalog().remove_upload(self.id);
+        }
+        is_ours
     }
 
     /// The disk has lost what it was given, and says so once: the upload is over.
-    fn fail(&mut self, operation: &'static str, error: std::io::Error) -> StoreError {
-        self.store.shared.note_failed_sync();
-        self.end();
-        self.store.remove_upload_files(self.id);
-        StoreError::io(operation, &self.store.layout().upload_data(self.id))(error)
+    fn fail(&self, operation: &'static str, error: std::io::Error) -> StoreError {
+        let path = self.store.layout().upload_data(self.id);
+        let error = StoreError::Io {
+            operation,
+            path,
+            source: error,
+        };
+        self.store
+            .fail_upload(self.id, &self.upload, &self.lease, error)
     }
 
-    async fn reserve(&mut self, end: u64) -> Result<(), StoreError> {
-        if end <= self.reserved_bytes {
+    /// Sets space aside up to `end`, or to `enough` where there is not more. No write is in
+    /// flight, and the caller works under the lease.
+    async fn reserve(&mut self, end: u64, enough: u64) -> Result<(), StoreError> {
+        if enough <= self.reserved_bytes {
             return Ok(());
         }
         let path = self.store.layout().upload_data(self.id);
-        let reserved = self.file.allocate(self.reserved_bytes..end).await;
-        reserved.map_err(StoreError::io("allocate", &path))?;
-        self.reserved_bytes = end;
-        Ok(())
+        for end in [end, enough] {
+            let Err(error) = self.file.allocate(self.reserved_bytes..end).await else {
+                self.reserved_bytes = end;
+                return Ok(());
+            };
+            // The kernel keeps what it found before the disk was full: that is others'.
+            self.file
+                .set_len(self.offset_bytes)
+                .await
+                .map_err(StoreError::io("truncate", &path))?;
+            self.reserved_bytes = self.offset_bytes;
+            match StoreError::io("allocate", &path)(error) {
+                StoreError::StorageFull => {}
+                error => return Err(error),
+            }
+        }
+        Err(StoreError::StorageFull)
     }
 
     async fn settle_write(&mut self) -> Result<(), StoreError> {
@@ -529,13 +581,8 @@ impl<I: Io> UploadWriter<I> {
         let done = checkpointing
             .await
             .expect("background work runs to its end");
-        if let Err(StoreError::Io {
-            operation: "sync", ..
-        }) = &done
-        {
-            self.end();
-            self.store.remove_upload_files(self.id);
-        }
+        // It is not durable, and the next would be written over the one that is.
+        self.failed |= done.is_err();
         done
     }
 
@@ -635,9 +682,17 @@ async fn write_checkpoint<I: Io>(
 ) -> Result<(), StoreError> {
     let _running = lease.begin().ok_or(StoreError::Fenced)?;
     let layout = store.layout();
+    // Under the lease, so that nobody goes on from a session whose sync has failed.
+    let fail = |operation, path: PathBuf, source| {
+        let error = StoreError::Io {
+            operation,
+            path,
+            source,
+        };
+        store.fail_upload(id, &upload, &lease, error)
+    };
     if let Err(error) = file.sync().await {
-        store.shared.note_failed_sync();
-        return Err(StoreError::io("sync", &layout.upload_data(id))(error));
+        return Err(fail("sync", layout.upload_data(id), error));
     }
     let path = layout.upload_session(id);
     let session = store
@@ -649,14 +704,23 @@ async fn write_checkpoint<I: Io>(
     let mut buffer = Buffer::detached(block.len());
     buffer.extend(&block);
     let (written, _) = session.write_at(checkpoint.position(), buffer).await;
-    written.map_err(StoreError::io("write", &path))?;
-    if let Err(error) = session.sync().await {
-        store.shared.note_failed_sync();
-        return Err(StoreError::io("sync", &path)(error));
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            return Err(StoreError::StorageFull);
+        }
+        // A checkpoint may be in the file now that nobody counts; the next writer's bytes must
+        // not come under its hash.
+        Err(error) => return Err(fail("write", path, error)),
+        Ok(()) => {}
     }
-    if first {
-        store.sync_folder(&layout.upload(id)).await?;
-        store.sync_folder(&layout.uploads()).await?;
+    if let Err(error) = session.sync().await {
+        return Err(fail("sync", path, error));
+    }
+    let folders = [layout.upload(id), layout.uploads()];
+    for folder in folders.into_iter().filter(|_| first) {
+        if let Err(error) = store.io.sync_folder(&folder).await {
+            return Err(fail("sync folder", folder, error));
+        }
     }
     upload.checkpointed(checkpoint, store.io.now());
     Ok(())

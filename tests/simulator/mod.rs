@@ -31,7 +31,7 @@ pub mod registry;
 pub mod seam;
 pub mod trace;
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -57,6 +57,8 @@ pub struct Inner {
     pub random: RefCell<Random>,
     /// Added to the wall clock, which may jump.
     pub wall_offset: RefCell<(bool, Duration)>,
+    /// How many disk operations are asked for before one takes this much longer.
+    pub stall: Cell<Option<(u64, Duration)>>,
 }
 
 /// A machine with a disk and a network, from its start to the moment it is dropped.
@@ -79,6 +81,7 @@ impl World {
             network: RefCell::default(),
             random: RefCell::new(random),
             wall_offset: RefCell::default(),
+            stall: Cell::default(),
         };
         Self {
             inner: Rc::new(inner),
@@ -148,6 +151,11 @@ impl World {
     /// Ends the process and hands on the disk with all that was asked for, synced or not.
     pub fn kill(self) -> Disk {
         self.inner.disk.borrow().kill()
+    }
+
+    /// Makes the `number`-th disk operation from here on, counted from 1, take `time` longer.
+    pub fn stall_operation(&self, number: u64, time: Duration) {
+        self.inner.stall.set(Some((number, time)));
     }
 
     /// The fingerprint of all that has happened.

@@ -93,6 +93,14 @@ fn submit<T: 'static>(
             false => Duration::ZERO,
         }
     };
+    let delay = match inner.stall.take() {
+        Some((1, stall)) => delay + stall,
+        Some((number, stall)) => {
+            inner.stall.set(Some((number - 1, stall)));
+            delay
+        }
+        None => delay,
+    };
     let (filled, world) = (slot.clone(), Rc::downgrade(inner));
     inner.executor.do_later(delay, move || {
         let Some(world) = world.upgrade() else { return };
