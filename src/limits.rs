@@ -32,8 +32,12 @@ pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(600);
 pub const DESCRIPTORS_RESERVED: u64 = 512;
 /// Fewer open files than this and the start warns.
 pub const DESCRIPTORS_WANTED: u64 = 4096;
-/// Threads that wait for disks and compute password hashes.
-pub const POOL_THREADS: usize = 16;
+/// Threads for names, folder syncs and small files.
+pub const SHORT_POOL_THREADS: usize = 16;
+/// Threads for cold reads, write-back and password hashes.
+pub const LONG_POOL_THREADS: usize = 24;
+/// What is not urgent must not take a core's time from its thread.
+pub const LONG_POOL_NICENESS: i32 = 10;
 /// How often idle uploads are looked for.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -11,7 +11,7 @@
 mod simulator;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -19,10 +19,11 @@ use provisioner_controller::io::{Buffer, File};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
-use provisioner_controller::store::uploads::Intent;
+use provisioner_controller::store::uploads::{FLUSH_STEP_BYTES, Intent};
 use provisioner_controller::store::{Store, StoreConfig, StoreError, UploadId};
 
 use simulator::disk::{IO_ERROR, STORAGE_FULL};
+use simulator::promise::Promise;
 use simulator::{Disk, Halt, Random, SimulatedIo, World};
 
 const ROOT: &str = "/r";
@@ -125,24 +126,10 @@ fn sha256(content: &[u8]) -> Digest {
 
 // ---- What it was promised -------------------------------------------------------------------
 
-/// The values something may have: one that was acknowledged, and those asked for since.
-#[derive(Debug, Clone)]
-struct Promise<T>(BTreeSet<T>);
-
-impl<T: Ord + Clone> Promise<T> {
-    fn may_become(&mut self, value: T) {
-        self.0.insert(value);
-    }
-
-    fn is(&mut self, value: T) {
-        self.0 = BTreeSet::from([value]);
-    }
-}
-
-impl<T: Ord + Default> Default for Promise<T> {
-    fn default() -> Self {
-        Self(BTreeSet::from([T::default()]))
-    }
+/// How much of a push was sent.
+enum Sent {
+    Part,
+    All,
 }
 
 /// A session as its client remembers it.
@@ -163,11 +150,23 @@ struct Promises {
     session: Option<Session>,
 }
 
+/// How far a client goes before something happens again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Asks for its session's offset.
+    Question,
+    /// Sends one request of its push.
+    Request,
+    /// Does the whole step.
+    Step,
+}
+
 /// A client that goes through its steps, whatever happens to the server meanwhile.
 struct Pusher {
     repository: RepositoryName,
     steps: Vec<Step>,
     next: Cell<usize>,
+    patience: Cell<Patience>,
     promises: RefCell<Promises>,
 }
 
@@ -177,6 +176,7 @@ impl Pusher {
             repository: RepositoryName::parse(repository).expect("it is a name"),
             steps: workload(),
             next: Cell::new(0),
+            patience: Cell::new(Patience::Step),
             promises: RefCell::default(),
         }
     }
@@ -191,8 +191,11 @@ impl Pusher {
 
     /// Tries the step again that it was at when something happened.
     async fn take_a_step(&self, store: &SimulatedStore) -> Result<(), StoreError> {
-        if let Some(step) = self.steps.get(self.next.get()) {
-            self.perform(step, store).await?;
+        let Some(step) = self.steps.get(self.next.get()) else {
+            return Ok(());
+        };
+        self.perform(step, store).await?;
+        if self.promises.borrow().session.is_none() {
             self.next.set(self.next.get() + 1);
         }
         Ok(())
@@ -267,7 +270,7 @@ impl Pusher {
                         .or_default()
                         .may_become(false);
                     for (tag, promise) in &mut promises.tags {
-                        if promise.0.contains(&Some(key.clone())) {
+                        if promise.allows(&Some(key.clone())) {
                             promise.may_become(None);
                             holders.push(*tag);
                         }
@@ -328,7 +331,8 @@ impl Pusher {
         let pushed = self.send(store, content, requests, digest).await;
         let mut promises = self.promises.borrow_mut();
         match &pushed {
-            Ok(()) => {
+            Ok(Sent::Part) => {}
+            Ok(Sent::All) => {
                 promises.session = None;
                 promises
                     .blobs
@@ -342,7 +346,7 @@ impl Pusher {
                 }
             }
         }
-        pushed
+        pushed.map(drop)
     }
 
     async fn send(
@@ -351,9 +355,12 @@ impl Pusher {
         content: &[u8],
         requests: usize,
         digest: Digest,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Sent, StoreError> {
         let name = &self.repository;
         let (id, mut offset) = self.find_or_start(store, digest.algorithm()).await?;
+        if self.patience.get() == Patience::Question {
+            return Ok(Sent::Part);
+        }
         let piece = content.len().div_ceil(requests);
         loop {
             let start = usize::try_from(offset).expect("it is small");
@@ -372,11 +379,15 @@ impl Pusher {
                 offset = writer.park().await?;
                 assert_eq!(offset, end as u64, "all that was taken is acknowledged");
                 self.session(|session| session.acknowledged_bytes = offset);
+                if self.patience.get() == Patience::Request {
+                    return Ok(Sent::Part);
+                }
                 continue;
             }
             self.session(|session| session.may_be_gone = true);
             let verified = writer.finish(digest).await?;
-            return store.adopt(verified).await;
+            store.adopt(verified).await?;
+            return Ok(Sent::All);
         }
     }
 
@@ -431,7 +442,7 @@ impl Pusher {
         for (digest, promise) in &promises.blobs {
             let found = self.read_blob(store, digest).await;
             assert!(
-                promise.0.contains(&found),
+                promise.allows(&found),
                 "blob {digest}: {found}, {promise:?}"
             );
         }
@@ -439,7 +450,7 @@ impl Pusher {
             let reference = Reference::Digest(Digest::parse(digest).expect("it is a digest"));
             let found = store.manifest(name, &reference).await.expect("no fault");
             assert!(
-                promise.0.contains(&found.is_some()),
+                promise.allows(&found.is_some()),
                 "manifest {digest}: {}, {promise:?}",
                 found.is_some()
             );
@@ -464,7 +475,7 @@ impl Pusher {
             );
             let held = found.map(|found| found.digest.to_string());
             assert!(
-                promise.0.contains(&held),
+                promise.allows(&held),
                 "tag {tag} holds {held:?}, {promise:?}"
             );
         }
@@ -669,21 +680,30 @@ fn the_power_may_go_while_the_store_opens_after_a_crash() {
 fn what_a_killed_process_left_unsynced_is_synced_before_it_is_acknowledged() {
     let names = ["a/b"];
     for change in 1..=count_changes(1, &names) {
-        for crash in [0, 1, 2, 10, 11] {
+        let patiences = [
+            Patience::Question,
+            Patience::Request,
+            Patience::Step,
+            Patience::Step,
+        ];
+        for (crash, patience) in [0, 0, 0, 10].into_iter().zip(patiences) {
             let pushers = pushers(&names);
             let world = live_until(change, 1, &pushers);
             let last = world.disk().last_changes(12);
-            let what = || format!("killed at change {change}, crash seed {crash}:\n{last}");
+            let what =
+                || format!("killed at change {change}, {patience:?}, crash seed {crash}:\n{last}");
             told(what, || {
                 let world = World::on(world.kill(), 2);
                 let done = world.run(async {
                     let store = open(world.io()).await.expect("open() finishes by itself");
                     for pusher in &pushers {
                         pusher.check(&store).await;
+                        pusher.patience.set(patience);
                         pusher
                             .take_a_step(&store)
                             .await
                             .expect("nothing is in the way");
+                        pusher.patience.set(Patience::Step);
                     }
                 });
                 done.expect("no crash is planned");
@@ -790,4 +810,49 @@ fn a_failed_sync_is_final() {
         }
     }
     assert!(syncs > 40, "the workload syncs: {syncs}");
+}
+
+/// The kernel tells of a failed write-back once: who has heard it there hears nothing from the
+/// sync that follows, and must not take that for a promise.
+#[test]
+fn a_failed_write_back_is_final_too() {
+    let name = RepositoryName::parse("a").expect("it is a name");
+    let content = vec![7; usize::try_from(FLUSH_STEP_BYTES).expect("it is small") + 5000];
+    let digest = sha256(&content);
+    let push = async |store: &SimulatedStore| {
+        let id = store.start_upload(&name, &[Algorithm::Sha256]).await?;
+        let mut writer = store.write_upload(&name, id, Intent::default()).await?;
+        for part in content.chunks(1 << 20) {
+            writer.append(buffer(part)).await?;
+        }
+        let verified = writer.finish(digest).await?;
+        store.adopt(verified).await
+    };
+    let (mut number, mut write_backs) = (1, 0);
+    loop {
+        let world = World::on(empty_disk(1), 1);
+        let store = world
+            .run(open(world.io()))
+            .expect("no crash")
+            .expect("no fault");
+        world.disk().fail_operation(number, IO_ERROR);
+        let pushed = world.run(push(&store)).expect("no crash");
+        let failed = world.disk().failed().unwrap_or_default().to_owned();
+        if failed.is_empty() {
+            break;
+        }
+        if failed.starts_with("write back") {
+            write_backs += 1;
+            assert!(pushed.is_err(), "it failed and was acknowledged");
+            assert!(
+                !store.shared().is_healthy(),
+                "it failed and /readyz does not say so"
+            );
+        }
+        number += 1;
+    }
+    assert!(
+        write_backs > 0,
+        "the upload is large enough to be written back"
+    );
 }

@@ -861,7 +861,10 @@ fn works_without_io_uring(refusal: Refusal) {
     play_the_contract(&server);
 
     let log = server.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("epoll")).collect();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("driver: epoll"))
+        .collect();
     println!("  {lines:?}");
     assert_eq!(lines.len(), 1, "one line says that epoll is used:\n{log}");
 }

@@ -9,6 +9,9 @@ use std::fmt;
 
 /// The cost at which an unknown user's password is hashed, if no line gives a higher one.
 const COST_MIN: u32 = 10;
+/// A hash of a higher cost takes many seconds to compare, for unknown users too: it would be a way
+/// to stop the server with one line.
+const COST_MAX: u32 = 16;
 
 /// A bcrypt hash in its 60-character form.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,8 +25,9 @@ impl PasswordHash {
         let known = ["$2a$", "$2b$", "$2y$"]
             .iter()
             .any(|kind| text.starts_with(kind));
-        (is_plain && known && text.parse::<bcrypt::HashParts>().is_ok())
-            .then(|| Self(text.to_owned()))
+        let is_hash = is_plain && known && text.parse::<bcrypt::HashParts>().is_ok();
+        let hash = is_hash.then(|| Self(text.to_owned()))?;
+        (hash.cost() <= COST_MAX).then_some(hash)
     }
 
     pub fn as_str(&self) -> &str {
@@ -32,6 +36,17 @@ impl PasswordHash {
 
     fn cost(&self) -> u32 {
         self.0[4..6].parse().unwrap_or(COST_MIN)
+    }
+
+    /// Hashes `password` as expensively as the dearest of `others`, so that the time a login takes
+    /// does not tell the users apart.
+    pub fn of(password: &str, others: &[(String, PasswordHash)]) -> Option<Self> {
+        let cost = others
+            .iter()
+            .map(|(_, hash)| hash.cost())
+            .max()
+            .unwrap_or(COST_MIN);
+        Self::parse(&bcrypt::hash(password, cost).ok()?)
     }
 
     /// Whether `password` has this hash. Slow by intent: not for a core's thread.
@@ -111,7 +126,9 @@ pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, LineErr
             return Err(problem("the user's name is missing before the colon"));
         }
         let hash = PasswordHash::parse(hash).ok_or_else(|| {
-            problem("not a bcrypt hash ($2a$, $2b$ or $2y$): make it with htpasswd -B")
+            problem(
+                "not a bcrypt hash ($2a$, $2b$ or $2y$) of cost 16 or less: make it with htpasswd -B",
+            )
         })?;
         users.push((user.to_owned(), hash));
     }
@@ -154,7 +171,8 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_used_is_named_and_never_panics() {
         let bad = ["admin", ":x", "a:$apr1$x$y", "a:{SHA}abc", "a:plain"];
-        for line in bad {
+        let dear = format!("a:$2b$31${}", "a".repeat(53));
+        for line in bad.into_iter().chain([dear.as_str()]) {
             let text = format!("# one\n{line}\n");
             assert_eq!(parse_htpasswd(&text).expect_err(line).line, 2);
         }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use crate::io::system_moment;
 use crate::io::uring::{self, Stamp};
 use credentials::{LineError, PasswordHash, Users, parse_basic, parse_htpasswd};
 use throttle::Throttle;
-use verified::{Fingerprint, Verified};
+use verified::{Fingerprint, Key, Verified};
 
 const HTPASSWD_BYTES_MAX: u64 = 16 << 20;
 const CHALLENGE: &str = r#"Basic realm="Shoal Registry""#;
@@ -148,6 +148,7 @@ impl Pending {
         let right = (matches && self.is_known).then_some(self.fingerprint);
         Verdict {
             user: self.user,
+            is_known: self.is_known,
             right,
         }
     }
@@ -156,6 +157,7 @@ impl Pending {
 /// What a comparison came to.
 pub struct Verdict {
     user: String,
+    is_known: bool,
     right: Option<Fingerprint>,
 }
 
@@ -197,11 +199,13 @@ impl std::error::Error for AccessError {}
 /// The one who decides; shared by all cores.
 pub struct Access {
     config: AccessConfig,
+    key: Key,
+    /// Held for a look-up, never while something is hashed.
     state: Mutex<State>,
 }
 
 struct State {
-    users: Users,
+    users: Arc<Users>,
     stamp: Option<Stamp>,
     verified: Verified,
     throttle: Throttle,
@@ -211,14 +215,16 @@ impl Access {
     /// Reads the users. `key` is random and for this process alone.
     pub fn open(config: AccessConfig, key: [u8; 32]) -> Result<Self, AccessError> {
         let (users, stamp) = read_users(&config)?;
+        let (verified, throttle) = (Verified::default(), Throttle::default());
         let state = State {
-            users,
+            users: Arc::new(users),
             stamp,
-            verified: Verified::new(key),
-            throttle: Throttle::default(),
+            verified,
+            throttle,
         };
         Ok(Self {
             config,
+            key: Key::new(key),
             state: Mutex::new(state),
         })
     }
@@ -244,9 +250,10 @@ impl Access {
         let Some((user, password)) = credentials.filter(|_| !is_anonymous) else {
             return Decision::Refused(Refusal::LoginWanted);
         };
+        let users = self.lock().users.clone();
+        let (stored, is_known) = users.hash_of(&user);
+        let fingerprint = self.key.fingerprint(&user, &password, stored);
         let state = self.lock();
-        let (stored, is_known) = state.users.hash_of(&user);
-        let fingerprint = state.verified.fingerprint(&user, &password, stored);
         if is_known && state.verified.knows(&fingerprint) {
             return Decision::Granted(Grant { user: Some(user) });
         }
@@ -277,7 +284,13 @@ impl Access {
             None => {
                 state.throttle.failed(client, system_moment());
                 drop(state);
-                tracing::warn!(user = %verdict.user, %client, "auth: authentication failed");
+                // A name nobody has may be a password typed into the wrong field.
+                let user = if verdict.is_known {
+                    verdict.user.as_str()
+                } else {
+                    "(unknown)"
+                };
+                tracing::warn!(user, %client, "auth: authentication failed");
                 Err(Refusal::LoginWanted)
             }
         }
@@ -288,23 +301,22 @@ impl Access {
         let Some(path) = &self.config.htpasswd_file else {
             return;
         };
-        let Ok(stamp) = uring::stamp(path) else {
-            return;
-        };
-        if self.lock().stamp == Some(stamp) {
+        // `None` stands for a file that is gone: it is noted, and the users stay.
+        let stamp = uring::stamp(path).ok();
+        if self.lock().stamp == stamp {
             return;
         }
         match read_users(&self.config) {
             Ok((users, stamp)) => {
                 let mut state = self.lock();
-                state.users = users;
+                state.users = Arc::new(users);
                 state.stamp = stamp;
                 state.verified.forget_all();
                 tracing::info!("auth: the password file was read again");
             }
             Err(error) => {
                 // Noted as seen, so that it is said once and not every second.
-                self.lock().stamp = Some(stamp);
+                self.lock().stamp = stamp;
                 tracing::error!(%error, "auth: the password file has changed and is not used");
             }
         }
@@ -334,9 +346,7 @@ fn read_users(config: &AccessConfig) -> Result<(Users, Option<Stamp>), AccessErr
     if let Some((user, secret)) = &config.user {
         let hash = match secret {
             Secret::Hash(hash) => PasswordHash::parse(hash),
-            Secret::Password(password) => bcrypt::hash(password, bcrypt::DEFAULT_COST)
-                .ok()
-                .and_then(|hash| PasswordHash::parse(&hash)),
+            Secret::Password(password) => PasswordHash::of(password, &users),
         };
         users.push((user.clone(), hash.ok_or(AccessError::Hash)?));
     }
@@ -413,6 +423,34 @@ mod tests {
             assert!(!is_granted(&access, header, Permission::Push));
         }
         assert!(!is_granted(&access, Some(WRONG), Permission::Pull));
+    }
+
+    #[test]
+    fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join("htpasswd");
+        let write = |text: &str| std::fs::write(&path, text).expect("the folder can be written");
+        let line = |password| format!("admin:{}\n", bcrypt::hash(password, 4).expect("allowed"));
+        write(&line("secret"));
+        let htpasswd_file = Some(path.clone());
+        let config = AccessConfig {
+            required: true,
+            user: None,
+            htpasswd_file,
+            anonymous_pull: false,
+        };
+        let access = Access::open(config, [1; 32]).expect("the file is valid");
+        assert!(is_granted(&access, Some(ADMIN), Permission::Push));
+        write("admin:plain, and longer than before");
+        access.reload_if_changed();
+        assert!(is_granted(&access, Some(ADMIN), Permission::Push));
+        write(&format!("# changed\n{}", line("wrong")));
+        access.reload_if_changed();
+        assert!(!is_granted(&access, Some(ADMIN), Permission::Push));
+        assert!(is_granted(&access, Some(WRONG), Permission::Push));
+        std::fs::remove_file(&path).expect("it was there");
+        access.reload_if_changed();
+        assert!(is_granted(&access, Some(WRONG), Permission::Push));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Throttle {
 impl Throttle {
     /// How long this client has to wait; `None` if it may try.
     pub fn wait_of(&self, client: IpAddr, now: Moment) -> Option<Duration> {
-        let (since, failures) = self.clients.get(&client)?;
+        let (since, failures) = self.clients.get(&network_of(client))?;
         let passed = now.since(*since);
         (*failures >= FAILURES_MAX && passed < WINDOW).then(|| WINDOW - passed)
     }
@@ -34,7 +34,7 @@ impl Throttle {
                 self.clients.clear();
             }
         }
-        let entry = self.clients.entry(client).or_insert((now, 0));
+        let entry = self.clients.entry(network_of(client)).or_insert((now, 0));
         if now.since(entry.0) >= WINDOW {
             *entry = (now, 0);
         }
@@ -42,7 +42,18 @@ impl Throttle {
     }
 
     pub fn succeeded(&mut self, client: IpAddr) {
-        self.clients.remove(&client);
+        self.clients.remove(&network_of(client));
+    }
+}
+
+/// Who has one IPv6 address has the 2^64 beside it.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(address) => address.into(),
+            None => IpAddr::from((address.to_bits() >> 64 << 64).to_be_bytes()),
+        },
     }
 }
 

@@ -19,22 +19,16 @@ const KEPT_MAX: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// The fingerprints of logins that were right.
-pub struct Verified {
-    key: [u8; 32],
-    kept: HashSet<Fingerprint>,
-}
+/// The process's key.
+pub struct Key([u8; 32]);
 
-impl Verified {
-    pub fn new(key: [u8; 32]) -> Self {
-        Self {
-            key,
-            kept: HashSet::new(),
-        }
+impl Key {
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(random)
     }
 
     pub fn fingerprint(&self, user: &str, password: &str, stored: &PasswordHash) -> Fingerprint {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key)
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0)
             .expect("HMAC takes a key of any length");
         for part in [user, password, stored.as_str()] {
             // With its length before it, no two triples are hashed alike.
@@ -43,7 +37,15 @@ impl Verified {
         }
         Fingerprint(mac.finalize().into_bytes().into())
     }
+}
 
+/// The fingerprints of logins that were right.
+#[derive(Default)]
+pub struct Verified {
+    kept: HashSet<Fingerprint>,
+}
+
+impl Verified {
     /// Whether this login was right before. The map is keyed by a secret hash, so the time a
     /// look-up takes tells a client nothing it could use.
     pub fn knows(&self, fingerprint: &Fingerprint) -> bool {

@@ -152,6 +152,8 @@ impl Values {
                 because: "BASIC_PASS or BASIC_PASS_HASH is set without a user",
                 wanted: "BASIC_USER",
             }),
+            // A value that could not be read has been named already.
+            (false, false) if problems.iter().any(names_password) => {}
             (false, false) => problems.push(ConfigProblem::Missing {
                 because: "BASIC_USER is set without a password",
                 wanted: "BASIC_PASS or BASIC_PASS_HASH",
@@ -234,6 +236,16 @@ impl Values {
             shown,
         }
     }
+}
+
+fn names_password(problem: &ConfigProblem) -> bool {
+    matches!(
+        problem,
+        ConfigProblem::BadValue {
+            variable: "BASIC_PASS" | "BASIC_PASS_HASH",
+            ..
+        }
+    )
 }
 
 /// A row with the parts most rows share.

@@ -176,7 +176,9 @@ pub trait File: Clone + 'static {
         start: Range<u64>,
         settled: Range<u64>,
     ) -> impl Future<Output = io::Result<()>> + 'static;
-    /// Takes the right to write from everyone: mode 0444.
+    /// Takes the right to write from everyone: mode 0444. Durable on return, with content and
+    /// size as after [`sync`](Self::sync), which promises nothing about a mode; an error is as
+    /// final.
     fn make_read_only(&self) -> impl Future<Output = io::Result<()>>;
     /// The file's size.
     fn size_bytes(&self) -> io::Result<u64>;

@@ -1,6 +1,6 @@
 //! Threads for what would hold a core's loop up: names, folder syncs, cold reads, bcrypt.
 //!
-//! One pool serves all cores. Its threads are not pinned, so that a waiting disk or a slow
+//! The pools serve all cores. Their threads are not pinned, so that a waiting disk or a slow
 //! hash runs beside the data plane and not on top of it. Work is never refused: the queue is
 //! as long as the number of requests that wait, which the connection limit bounds.
 
@@ -12,6 +12,16 @@ use futures_channel::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// The two pools of the process: what takes as long as the disk's bandwidth makes it must not
+/// keep what takes a seek waiting.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    /// Names, folder syncs, small files.
+    pub short: Pool,
+    /// Cold reads, write-back, hashes.
+    pub long: Pool,
+}
+
 /// A fixed number of threads; clones share them.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -19,8 +29,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads called `name`, on the processors of the calling thread.
-    pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
+    /// Starts `threads` threads called `name`, on the processors of the calling thread, with
+    /// `niceness` added to theirs.
+    pub fn start(name: &str, threads: usize, niceness: i32) -> std::io::Result<Self> {
         let (sender, receiver) = unbounded::<Work>();
         for _ in 0..threads {
             let receiver = receiver.clone();
@@ -28,6 +39,8 @@ impl Pool {
                 .name(name.to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || {
+                    // On Linux the calling thread alone; one that may not be nice works all the same.
+                    let _ = rustix::process::setpriority_process(None, niceness);
                     while let Ok(work) = receiver.recv() {
                         // A panic of one piece of work answers its own waiter (the channel closes)
                         // and must not take a thread from all others.

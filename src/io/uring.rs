@@ -24,10 +24,12 @@ use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::kernel_calls;
-use super::pool::Pool;
+use super::pool::Pools;
 use super::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream};
 
 const PAGE_BYTES: u64 = 4096;
+/// How far apart bytes are asked for to tell pages in memory from pages on their way there.
+const PROBE_STEP_BYTES: usize = 128 << 10;
 const BACKLOG: i32 = 4096;
 const RING_ENTRIES: u32 = 1024;
 
@@ -159,20 +161,20 @@ pub fn random_key() -> [u8; 32] {
 /// The kernel as one thread sees it.
 #[derive(Debug, Clone)]
 pub struct UringIo {
-    pool: Pool,
+    pools: Pools,
 }
 
 impl UringIo {
     /// Runs `main` on the calling thread with a ring of its own until it ends.
     pub fn run<F: Future>(
         driver: &Driver,
-        pool: Pool,
+        pools: Pools,
         main: impl FnOnce(UringIo) -> F,
     ) -> io::Result<F::Output> {
         let runtime = RuntimeBuilder::new()
             .with_proactor(proactor(driver.kind()))
             .build()?;
-        Ok(runtime.block_on(main(UringIo { pool })))
+        Ok(runtime.block_on(main(UringIo { pools })))
     }
 }
 
@@ -203,7 +205,7 @@ impl Io for UringIo {
     }
 
     async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.pool.run(work).await
+        self.pools.long.run(work).await
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<UringListener> {
@@ -213,7 +215,8 @@ impl Io for UringIo {
     async fn open(&self, path: &Path, how: Open) -> io::Result<UringFile> {
         let path = path.to_owned();
         let file = self
-            .pool
+            .pools
+            .short
             .run(move || {
                 let mut options = fs::OpenOptions::new();
                 options.read(true).mode(0o644);
@@ -230,13 +233,17 @@ impl Io for UringIo {
             .await?;
         Ok(UringFile {
             file: Arc::new(file),
-            pool: self.pool.clone(),
+            pools: self.pools.clone(),
         })
     }
 
     async fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         let path = path.to_owned();
-        let found = self.pool.run(move || fs::symlink_metadata(path)).await;
+        let found = self
+            .pools
+            .short
+            .run(move || fs::symlink_metadata(path))
+            .await;
         match found {
             Ok(meta) => Ok(Some(Stat {
                 size_bytes: meta.len(),
@@ -251,7 +258,8 @@ impl Io for UringIo {
 
     async fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
         let path = path.to_owned();
-        self.pool
+        self.pools
+            .short
             .run(move || {
                 let file = fs::File::open(path)?;
                 let mut bytes = Vec::new();
@@ -269,7 +277,8 @@ impl Io for UringIo {
 
     async fn write_new(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
         let path = path.to_owned();
-        self.pool
+        self.pools
+            .short
             .run(move || {
                 let mut file = fs::OpenOptions::new()
                     .write(true)
@@ -284,22 +293,23 @@ impl Io for UringIo {
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
-        self.pool.run(move || fs::rename(from, to)).await
+        self.pools.short.run(move || fs::rename(from, to)).await
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.pool.run(move || fs::remove_file(path)).await
+        self.pools.short.run(move || fs::remove_file(path)).await
     }
 
     async fn remove_folder(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.pool.run(move || fs::remove_dir(path)).await
+        self.pools.short.run(move || fs::remove_dir(path)).await
     }
 
     async fn make_folder(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.pool
+        self.pools
+            .short
             .run(move || match fs::create_dir(&path) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AlreadyExists
@@ -314,7 +324,8 @@ impl Io for UringIo {
 
     async fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         let path = path.to_owned();
-        self.pool
+        self.pools
+            .short
             .run(move || {
                 let mut entries = Vec::new();
                 for entry in fs::read_dir(path)? {
@@ -334,14 +345,16 @@ impl Io for UringIo {
 
     async fn sync_folder(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.pool
+        self.pools
+            .short
             .run(move || fs::File::open(path)?.sync_all())
             .await
     }
 
     async fn free_space(&self, path: &Path) -> io::Result<u64> {
         let path = path.to_owned();
-        self.pool
+        self.pools
+            .short
             .run(move || {
                 let found = rustix::fs::statvfs(path)?;
                 Ok(found.f_bavail.saturating_mul(found.f_frsize))
@@ -467,7 +480,7 @@ impl Stream for UringStream {
 #[derive(Debug, Clone)]
 pub struct UringFile {
     file: Arc<fs::File>,
-    pool: Pool,
+    pools: Pools,
 }
 
 /// The filled part of a [`Buffer`], as the ring wants to borrow it, from `start` on.
@@ -482,10 +495,21 @@ impl IoBuf for Filled {
     }
 }
 
+impl UringFile {
+    /// Whether the byte at `offset` can be read without waiting.
+    fn has_at_once(&self, offset: u64) -> bool {
+        let mut byte = [0];
+        let space = &mut [io::IoSliceMut::new(&mut byte)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(&self.file, space, offset, flags) == Ok(1)
+    }
+}
+
 impl File for UringFile {
     async fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = self.file.clone();
-        self.pool
+        self.pools
+            .short
             .run(move || {
                 let mut bytes = vec![0; length];
                 let mut filled = 0;
@@ -537,7 +561,7 @@ impl File for UringFile {
 
     async fn set_len(&self, size_bytes: u64) -> io::Result<()> {
         let file = self.file.clone();
-        self.pool.run(move || file.set_len(size_bytes)).await
+        self.pools.short.run(move || file.set_len(size_bytes)).await
     }
 
     async fn allocate(&self, range: Range<u64>) -> io::Result<()> {
@@ -550,7 +574,7 @@ impl File for UringFile {
                 done => Ok(done?),
             }
         };
-        self.pool.run(work).await
+        self.pools.short.run(work).await
     }
 
     fn flush_range(
@@ -559,7 +583,7 @@ impl File for UringFile {
         settled: Range<u64>,
     ) -> impl Future<Output = io::Result<()>> + 'static {
         let file = self.file.clone();
-        self.pool.run(move || {
+        self.pools.long.run(move || {
             kernel_calls::sync_file_range(file.as_fd(), start, false)?;
             if settled.is_empty() {
                 return Ok(());
@@ -570,8 +594,13 @@ impl File for UringFile {
 
     async fn make_read_only(&self) -> io::Result<()> {
         let file = self.file.clone();
-        self.pool
-            .run(move || file.set_permissions(fs::Permissions::from_mode(0o444)))
+        self.pools
+            .short
+            .run(move || {
+                file.set_permissions(fs::Permissions::from_mode(0o444))?;
+                // The whole of it: fdatasync leaves a changed mode where it is.
+                file.sync_all()
+            })
             .await
     }
 
@@ -587,8 +616,14 @@ impl File for UringFile {
         let first = range.start / PAGE_BYTES;
         let behind = range.end.div_ceil(PAGE_BYTES);
         let whole = first * PAGE_BYTES..behind * PAGE_BYTES;
-        kernel_calls::cached_pages(self.file.as_fd(), whole)
-            .is_ok_and(|cached| cached >= behind - first)
+        let all_there = kernel_calls::cached_pages(self.file.as_fd(), whole)
+            .is_ok_and(|cached| cached >= behind - first);
+        // A page that is still being read counts as there, and sending it would wait for the disk:
+        // so a byte here and there is asked for as well.
+        let probes = (range.start..range.end)
+            .step_by(PROBE_STEP_BYTES)
+            .chain([range.end - 1]);
+        all_there && probes.into_iter().all(|offset| self.has_at_once(offset))
     }
 
     fn read_ahead(
@@ -597,7 +632,7 @@ impl File for UringFile {
         wanted: Range<u64>,
     ) -> impl Future<Output = io::Result<()>> + 'static {
         let file = self.file.clone();
-        self.pool.run(move || {
+        self.pools.long.run(move || {
             let length = std::num::NonZero::new(wanted.end - wanted.start);
             rustix::fs::fadvise(&file, wanted.start, length, Advice::WillNeed)?;
             // A byte of each page waits for that page and copies next to nothing.

@@ -202,7 +202,7 @@ impl Reading {
 
 /// The members of the document, each still text: checked JSON, not yet a tree.
 ///
-/// A tree of `serde_json::Value` would take some thirty times the size of a hostile document.
+/// A tree of `serde_json::Value` takes 32 bytes for a value of two, `1,`, in a hostile document.
 struct TopLevel<'a> {
     named: HashMap<Cow<'a, str>, &'a RawValue>,
     /// The first name that stands there twice.
@@ -483,3 +483,441 @@ impl fmt::Display for ManifestError {
 }
 
 impl std::error::Error for ManifestError {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn digest_of(content: &str) -> Digest {
+        Digest::of(Algorithm::Sha256, content.as_bytes())
+    }
+
+    fn descriptor(media_type: &str, content: &str) -> String {
+        let size = content.len();
+        let digest = digest_of(content);
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
+    }
+
+    /// A document of `media_type` with these members besides the usual two.
+    fn document(media_type: &str, members: &str) -> String {
+        format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}",{members}}}"#)
+    }
+
+    /// An image manifest with a config, and these members after it.
+    fn image(members: &str) -> String {
+        let config = descriptor("application/vnd.oci.image.config.v1+json", "config");
+        document(
+            MediaType::OCI_MANIFEST,
+            &format!(r#""config":{config}{members}"#),
+        )
+    }
+
+    fn parse(json: &str) -> Result<Manifest, ManifestError> {
+        Manifest::parse(Bytes::copy_from_slice(json.as_bytes()), None)
+    }
+
+    fn parse_as(json: &str, content_type: &str) -> Result<Manifest, ManifestError> {
+        Manifest::parse(Bytes::copy_from_slice(json.as_bytes()), Some(content_type))
+    }
+
+    fn refusal(json: &str) -> String {
+        parse(json).expect_err(json).to_string()
+    }
+
+    fn digests<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>) -> Vec<Digest> {
+        descriptors
+            .into_iter()
+            .map(|descriptor| descriptor.digest)
+            .collect()
+    }
+
+    #[test]
+    fn an_image_keeps_its_exact_bytes_and_names_config_layers_and_subject() {
+        let json = image(&format!(
+            " ,\n\"layers\" : [{},{}],\"subject\":{},\"annotations\":{{\"k\":\"v\"}}",
+            descriptor("a/b", "one"),
+            descriptor("a/b", "two"),
+            descriptor(MediaType::OCI_MANIFEST, "subject"),
+        ));
+        let manifest = parse(&json).unwrap();
+        assert_eq!(manifest.bytes(), json.as_bytes());
+        assert_eq!(manifest.media_type(), &MediaType::OCI_MANIFEST);
+        let content = ["config", "one", "two"].map(digest_of);
+        assert_eq!(digests(manifest.required()), content);
+        assert_eq!(manifest.subject().unwrap().digest, digest_of("subject"));
+        assert!(manifest.children().is_empty());
+        assert_eq!(digests(manifest.references())[..3], content);
+        assert_eq!(manifest.references().count(), 4);
+
+        let entry = manifest.referrer_entry(digest_of(&json));
+        assert_eq!(entry.size_bytes, json.len() as u64);
+        assert_eq!(
+            entry.artifact_type.as_deref(),
+            Some("application/vnd.oci.image.config.v1+json")
+        );
+        assert_eq!(entry.annotations["k"], "v");
+    }
+
+    #[test]
+    fn an_index_names_children_that_need_not_be_there() {
+        for media_type in [MediaType::OCI_INDEX, MediaType::DOCKER_MANIFEST_LIST] {
+            let child = descriptor(MediaType::OCI_MANIFEST, "child");
+            let json = document(media_type, &format!(r#""manifests":[{child}]"#));
+            let manifest = parse(&json).unwrap();
+            assert_eq!(digests(manifest.children()), [digest_of("child")]);
+            assert!(manifest.required().is_empty());
+            assert_eq!(manifest.artifact_type(), None);
+        }
+    }
+
+    #[test]
+    fn empty_lists_null_and_unknown_members_are_fine() {
+        for layers in ["", r#","layers":[]"#, r#","layers":null"#] {
+            let others = r#","subject":null,"manifests":null,"blobs":7,"later":[{"x":1}]"#;
+            let manifest = parse(&image(&format!("{layers}{others}"))).unwrap();
+            assert_eq!(digests(manifest.references()), [digest_of("config")]);
+        }
+        for manifests in ["[]", "null"] {
+            let json = document(MediaType::OCI_INDEX, &format!(r#""manifests":{manifests}"#));
+            assert_eq!(parse(&json).unwrap().references().count(), 0);
+        }
+    }
+
+    #[test]
+    fn the_header_decides_the_type_and_the_body_when_there_is_no_header() {
+        let stated = image("");
+        let with_parameters = format!("{}; charset=utf-8", MediaType::OCI_MANIFEST);
+        assert!(parse_as(&stated, &with_parameters).is_ok());
+        assert!(parse_as(&stated, "").is_ok());
+        let silent = stated.replace(
+            &format!(r#""mediaType":"{}","#, MediaType::OCI_MANIFEST),
+            "",
+        );
+        let docker = parse_as(&silent, MediaType::DOCKER_MANIFEST).unwrap();
+        assert_eq!(docker.media_type(), &MediaType::DOCKER_MANIFEST);
+    }
+
+    #[test]
+    fn header_and_body_that_disagree_are_refused_by_both_names() {
+        for header in [
+            MediaType::DOCKER_MANIFEST,
+            MediaType::OCI_INDEX,
+            "application/json",
+        ] {
+            let message = parse_as(&image(""), header).unwrap_err().to_string();
+            assert!(
+                message.contains(header) && message.contains(MediaType::OCI_MANIFEST),
+                "{message}"
+            );
+        }
+        assert_eq!(
+            parse_as(&image(""), "nonsense").unwrap_err(),
+            ManifestError::ContentType(MediaTypeError)
+        );
+    }
+
+    #[test]
+    fn without_any_type_only_an_unambiguous_shape_is_taken() {
+        let config = descriptor("a/b", "config");
+        let of = |members: &str| {
+            parse(&format!(r#"{{"schemaVersion":2{members}}}"#)).map(|m| m.media_type().to_string())
+        };
+        let image = format!(r#","config":{config},"layers":[]"#);
+        assert_eq!(of(&image).as_deref(), Ok(MediaType::OCI_MANIFEST));
+        assert_eq!(
+            of(r#","manifests":[]"#).as_deref(),
+            Ok(MediaType::OCI_INDEX)
+        );
+        for members in [
+            String::new(),
+            format!(r#","config":{config}"#),
+            r#","layers":[]"#.to_owned(),
+            r#","layers":[],"manifests":[]"#.to_owned(),
+            format!(r#","config":{config},"layers":[],"manifests":[]"#),
+        ] {
+            assert_eq!(
+                of(&members),
+                Err(ManifestError::MediaTypeUnknown),
+                "{members}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_document_of_two_shapes_is_refused() {
+        for (json, foreign) in [
+            (image(r#","manifests":[]"#), "manifests"),
+            (
+                document(MediaType::OCI_INDEX, r#""manifests":[],"layers":[]"#),
+                "layers",
+            ),
+            (
+                document(
+                    MediaType::DOCKER_MANIFEST_LIST,
+                    r#""manifests":[],"config":{}"#,
+                ),
+                "config",
+            ),
+        ] {
+            assert!(
+                matches!(parse(&json), Err(ManifestError::TwoShapes { field, .. }) if field == foreign),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_member_that_stands_twice_is_refused_even_when_escapes_hide_it() {
+        for (members, field) in [
+            (r#","layers":[],"layers":[]"#, "layers"),
+            (r#","layers":[],"\u006cayers":[]"#, "layers"),
+            (r#","layers":null,"layers":[]"#, "layers"),
+            (r#","unknown":1,"unknown":2"#, "unknown"),
+        ] {
+            let error = parse(&image(members)).unwrap_err();
+            assert_eq!(
+                error,
+                ManifestError::Repeated {
+                    field: field.into()
+                }
+            );
+        }
+        let twice = descriptor("a/b", "x").replace("\"size\"", "\"size\":1,\"size\"");
+        let message = refusal(&image(&format!(r#","layers":[{twice}]"#)));
+        assert!(
+            message.starts_with("layers[0]: cannot be read: duplicate field `size`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_path() {
+        let good = descriptor("a/b", "x");
+        let bad_digest = good.replace("sha256:", "sha256:A");
+        let bad_size = good.replace("\"size\":1", "\"size\":-1");
+        let layers = |list: &str| image(&format!(r#","layers":{list}"#));
+        for (json, beginning) in [
+            (
+                layers(&format!("[{good},{good},{bad_digest},7]")),
+                "layers[2].digest: malformed digest",
+            ),
+            (
+                layers(&format!("[{bad_size}]")),
+                "layers[0].size: must be a whole number",
+            ),
+            (layers("[null]"), "layers[0]: must be a descriptor"),
+            (
+                layers(r#"[["a/b","c",1]]"#),
+                "layers[0]: must be a descriptor",
+            ),
+            (layers("[{}]"), "layers[0].mediaType: is missing"),
+            (layers("{}"), "layers: must be an array"),
+            (
+                image(&format!(r#","subject":{bad_digest}"#)),
+                "subject.digest: malformed digest",
+            ),
+            (
+                image(r#","subject":"sha256:00""#),
+                "subject: must be a descriptor",
+            ),
+            (
+                image(r#","annotations":{"k":1}"#),
+                "annotations: must be an object of strings",
+            ),
+            (
+                image(r#","artifactType":1"#),
+                "artifactType: must be a string",
+            ),
+            (
+                image("").replace("\"schemaVersion\":2", "\"schemaVersion\":1"),
+                "schemaVersion: must be 2",
+            ),
+            (
+                image("").replace("\"schemaVersion\":2,", ""),
+                "schemaVersion: must be 2",
+            ),
+            (
+                document(MediaType::OCI_MANIFEST, r#""layers":[]"#),
+                "config: is missing",
+            ),
+            (
+                document(MediaType::OCI_MANIFEST, r#""config":null"#),
+                "config: is missing",
+            ),
+            (
+                document(MediaType::OCI_INDEX, r#""annotations":{}"#),
+                "manifests: is missing",
+            ),
+            (
+                document("nonsense", r#""config":{}"#),
+                "mediaType: invalid media type",
+            ),
+            (
+                image("").replace("sha256:", "blake3:"),
+                "config.digest: unsupported digest algorithm",
+            ),
+        ] {
+            let message = refusal(&json);
+            assert!(message.starts_with(beginning), "{json}\n{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused() {
+        for json in ["[]", "7", "\"x\"", "null", " true"] {
+            assert_eq!(
+                parse(json).unwrap_err(),
+                ManifestError::NotAnObject,
+                "{json}"
+            );
+        }
+        for json in [
+            "",
+            "{",
+            "{}x",
+            "{}{}",
+            "\u{feff}{}",
+            "{\"a\":}",
+            "{'a':1}",
+            "{\"a\":01}",
+        ] {
+            assert!(
+                matches!(parse(json), Err(ManifestError::NotJson { .. })),
+                "{json}"
+            );
+        }
+        let broken_text = Manifest::parse(Bytes::from_static(b"{\"a\":\"\xff\"}"), None);
+        assert!(matches!(broken_text, Err(ManifestError::NotJson { .. })));
+    }
+
+    #[test]
+    fn four_mebibytes_of_brackets_do_not_overflow_the_stack() {
+        let deep = "[".repeat(MANIFEST_BYTES_MAX);
+        assert!(parse(&format!("{{\"layers\":{deep}")).is_err());
+        let half = MANIFEST_BYTES_MAX / 2;
+        let balanced = format!("{}{}", "[".repeat(half), "]".repeat(half));
+        assert!(parse(&image(&format!(r#","layers":{balanced}"#))).is_err());
+        assert!(parse(&image(&format!(r#","later":{balanced}"#))).is_ok());
+    }
+
+    #[test]
+    fn foreign_layers_and_layers_with_urls_are_named_but_not_required() {
+        let with = |urls: &str, content: &str| {
+            descriptor("a/b", content).replace('}', &format!(r#","urls":{urls}}}"#))
+        };
+        let oci = descriptor(
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "oci",
+        );
+        let docker = descriptor(
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "docker",
+        );
+        let json = image(&format!(
+            r#","layers":[{},{},{oci},{docker}]"#,
+            with(r#"["https://elsewhere.example/"]"#, "urls"),
+            with("[]", "here"),
+        ));
+        let manifest = parse(&json).unwrap();
+        assert_eq!(
+            digests(manifest.required()),
+            ["config", "here"].map(digest_of)
+        );
+        assert_eq!(manifest.references().count(), 5);
+    }
+
+    #[test]
+    fn the_artifact_type_is_the_documents_own_or_that_of_its_config() {
+        let of = |json: &str| parse(json).unwrap().artifact_type().map(str::to_owned);
+        let of_config = Some("application/vnd.oci.image.config.v1+json".to_owned());
+        assert_eq!(of(&image(r#","artifactType":"x/y""#)), Some("x/y".into()));
+        for members in ["", r#","artifactType":"""#, r#","artifactType":null"#] {
+            assert_eq!(of(&image(members)), of_config);
+        }
+        let index = document(
+            MediaType::OCI_INDEX,
+            r#""manifests":[],"artifactType":"x/y""#,
+        );
+        assert_eq!(of(&index), Some("x/y".into()));
+    }
+
+    #[test]
+    fn a_document_of_unknown_type_is_kept_and_whatever_looks_like_a_descriptor_counts() {
+        let one = |content: &str| descriptor("a/b", content);
+        let members = [
+            format!(r#""config":{}"#, one("config")),
+            format!(r#""layers":[{},7,{{"x":1}}]"#, one("layer")),
+            format!(r#""blobs":[{}]"#, one("blob")),
+            format!(r#""manifests":[{}]"#, one("child")),
+            format!(r#""subject":{}"#, one("subject")),
+            r#""annotations":[1]"#.to_owned(),
+        ];
+        let json = document("application/vnd.example.later.v9+json", &members.join(","))
+            .replace("\"schemaVersion\":2", "\"schemaVersion\":9");
+        let manifest = parse(&json).unwrap();
+        let content = ["config", "layer", "blob"].map(digest_of);
+        assert_eq!(digests(manifest.required()), content);
+        assert_eq!(digests(manifest.children()), [digest_of("child")]);
+        assert_eq!(manifest.subject().unwrap().digest, digest_of("subject"));
+        assert!(manifest.annotations().is_empty());
+
+        let settings =
+            r#"{"mediaType":"x/y","config":{"depth":3},"layers":"none","artifactType":[]}"#;
+        assert_eq!(parse(settings).unwrap().references().count(), 0);
+    }
+
+    #[test]
+    fn in_a_document_of_unknown_type_a_broken_descriptor_is_refused_still() {
+        let broken = r#"{"mediaType":"x/y","blobs":[{"a":1},{"mediaType":"a/b","digest":"sha256:0","size":1}]}"#;
+        assert!(refusal(broken).starts_with("blobs[1].digest: malformed digest"));
+        let twice = r#"{"mediaType":"x/y","config":{"digest":"a","digest":"b"}}"#;
+        assert!(refusal(twice).starts_with("config: cannot be read: duplicate field"));
+    }
+
+    #[test]
+    fn docker_schema_1_is_refused_by_name() {
+        for media_type in DOCKER_SCHEMA_1 {
+            assert_eq!(
+                parse_as("{}", media_type).unwrap_err(),
+                ManifestError::DockerSchema1
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_whatever_make_it_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let _ = Manifest::parse(bytes.into(), Some(MediaType::OCI_MANIFEST));
+        }
+
+        #[test]
+        fn a_valid_image_with_one_byte_changed_never_makes_it_panic(
+            at: proptest::sample::Index,
+            byte: u8,
+        ) {
+            let layers = format!(r#","layers":[{}]"#, descriptor("a/b", "x"));
+            let mut json = image(&layers).into_bytes();
+            let at = at.index(json.len());
+            json[at] = byte;
+            if let Ok(manifest) = Manifest::parse(json.clone().into(), None) {
+                prop_assert_eq!(&manifest.bytes()[..], &json[..]);
+            }
+        }
+
+        #[test]
+        fn every_layer_is_among_the_references(
+            contents in proptest::collection::vec("[a-z]{0,8}", 0..20),
+        ) {
+            let layers: Vec<_> = contents.iter().map(|content| descriptor("a/b", content)).collect();
+            let manifest = parse(&image(&format!(r#","layers":[{}]"#, layers.join(",")))).unwrap();
+            let named = digests(manifest.references());
+            prop_assert_eq!(named.len(), contents.len() + 1);
+            prop_assert!(contents.iter().all(|content| named.contains(&digest_of(content))));
+        }
+    }
+}

@@ -14,7 +14,7 @@ use futures_util::future::{Either, select};
 use super::core::Inbox;
 use super::stop::Stop;
 use crate::io::Io;
-use crate::io::pool::Pool;
+use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringListener};
 
 /// How long to wait when no more connections can be taken.
@@ -30,9 +30,9 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Starts the thread; it ends, and the port closes, when the server stops.
-    pub fn start(self, driver: Driver, pool: Pool) -> io::Result<()> {
+    pub fn start(self, driver: Driver, pools: Pools) -> io::Result<()> {
         let run = move || {
-            let ended = UringIo::run(&driver, pool, |io| self.accept(io));
+            let ended = UringIo::run(&driver, pools, |io| self.accept(io));
             if let Err(error) = ended.flatten() {
                 tracing::error!(%error, "the acceptor has failed");
             }

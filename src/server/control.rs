@@ -16,7 +16,7 @@ use super::router::MetricsPort;
 use super::stop::Stop;
 use crate::access::Access;
 use crate::admin::Admin;
-use crate::io::pool::Pool;
+use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringListener};
 use crate::io::{Io, Listener};
 use crate::limits::EXPIRY_INTERVAL;
@@ -41,8 +41,8 @@ pub struct Control {
 }
 
 /// Runs until the server stops.
-pub fn run(driver: &Driver, pool: Pool, socket: OwnedFd, control: Control) -> io::Result<()> {
-    UringIo::run(driver, pool, |io| control.run(io, socket)).flatten()
+pub fn run(driver: &Driver, pools: Pools, socket: OwnedFd, control: Control) -> io::Result<()> {
+    UringIo::run(driver, pools, |io| control.run(io, socket)).flatten()
 }
 
 impl Control {

@@ -17,7 +17,7 @@ use super::router::MainPort;
 use super::stop::Stop;
 use crate::access::Access;
 use crate::admin::Admin;
-use crate::io::pool::Pool;
+use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringStream, pin_thread};
 use crate::io::{BufferPool, Io};
 use crate::limits::{BUFFER_BYTES, BUFFERS_PER_CORE_KEPT, BUFFERS_PER_CORE_MAX};
@@ -91,14 +91,14 @@ pub fn run(
     index: usize,
     processor: usize,
     driver: &Driver,
-    pool: Pool,
+    pools: Pools,
     inbox: Arc<Inbox>,
     parts: CoreParts,
 ) -> io::Result<()> {
     if let Err(error) = pin_thread(&[processor]) {
         tracing::warn!(core = index, processor, %error, "this core's thread is not pinned");
     }
-    UringIo::run(driver, pool, |io| serve(io, inbox, parts))
+    UringIo::run(driver, pools, |io| serve(io, inbox, parts))
 }
 
 async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {

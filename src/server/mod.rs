@@ -26,10 +26,13 @@ use async_lock::Semaphore;
 use crate::access::{self, Access, AccessError};
 use crate::admin::Admin;
 use crate::config::{self, Config, ImmutableTags as ConfiguredTags};
-use crate::io::pool::Pool;
+use crate::io::pool::{Pool, Pools};
 use crate::io::system_moment;
 use crate::io::uring::{self, Driver, UringIo};
-use crate::limits::{DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, POOL_THREADS};
+use crate::limits::{
+    DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_NICENESS, LONG_POOL_THREADS,
+    SHORT_POOL_THREADS,
+};
 use crate::registry::RegistryConfig;
 use crate::store::{ImmutableTags, Shared, Store, StoreConfig, StoreError};
 use crate::telemetry::Telemetry;
@@ -118,12 +121,17 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let processors = cores(&config);
     let telemetry = Arc::new(Telemetry::new(processors.len()));
     // Before any thread is pinned, so that the pool's threads may run anywhere.
-    let pool = Pool::start("pool", POOL_THREADS).map_err(StartError::Thread)?;
+    let start_pool =
+        |name, threads, niceness| Pool::start(name, threads, niceness).map_err(StartError::Thread);
+    let pools = Pools {
+        short: start_pool("pool-short", SHORT_POOL_THREADS, 0)?,
+        long: start_pool("pool-long", LONG_POOL_THREADS, LONG_POOL_NICENESS)?,
+    };
     let _folder_lock = lock_storage(&config.store.root)?;
     let access =
         Access::open(access_config(&config), uring::random_key()).map_err(StartError::Access)?;
     let access = Arc::new(access);
-    let shared = open_store(&driver, &pool, &config)?;
+    let shared = open_store(&driver, &pools, &config)?;
     let is_ready = {
         let shared = shared.clone();
         Arc::new(move || shared.is_healthy())
@@ -156,8 +164,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     for (index, &processor) in processors.iter().enumerate() {
         let inbox = Arc::new(Inbox::new(telemetry.core(index)));
         inboxes.push(inbox.clone());
-        let (parts, driver, pool) = (parts.clone(), driver.clone(), pool.clone());
-        let run = move || core::run(index, processor, &driver, pool, inbox, parts);
+        let (parts, driver, pools) = (parts.clone(), driver.clone(), pools.clone());
+        let run = move || core::run(index, processor, &driver, pools, inbox, parts);
         let thread = thread::Builder::new()
             .name(format!("core-{index}"))
             .spawn(run);
@@ -170,7 +178,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         stop: stop.clone(),
     };
     accept
-        .start(driver.clone(), pool.clone())
+        .start(driver.clone(), pools.clone())
         .map_err(StartError::Thread)?;
     let control = control::Control {
         telemetry,
@@ -181,7 +189,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         read_timeout: config.server.read_timeout,
         stop: stop.clone(),
     };
-    control::run(&driver, pool, metrics_socket, control).map_err(StartError::Thread)?;
+    control::run(&driver, pools, metrics_socket, control).map_err(StartError::Thread)?;
     for (core, thread) in threads.into_iter().enumerate() {
         thread
             .join()
@@ -242,7 +250,7 @@ fn lock_storage(root: &Path) -> Result<std::fs::File, StartError> {
     }
 }
 
-fn open_store(driver: &Driver, pool: &Pool, config: &Config) -> Result<Arc<Shared>, StartError> {
+fn open_store(driver: &Driver, pools: &Pools, config: &Config) -> Result<Arc<Shared>, StartError> {
     let store_config = StoreConfig {
         blob_bytes_max: config.registry.blob_bytes_max,
         allow_sparse: config.registry.allow_sparse,
@@ -253,7 +261,7 @@ fn open_store(driver: &Driver, pool: &Pool, config: &Config) -> Result<Arc<Share
         },
     };
     let root = config.store.root.clone();
-    let opened = UringIo::run(driver, pool.clone(), |io| async move {
+    let opened = UringIo::run(driver, pools.clone(), |io| async move {
         let store = Store::open(io, &root, store_config).await?;
         Ok(store.shared().clone())
     });

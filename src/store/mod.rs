@@ -184,14 +184,24 @@ impl<I: Io> Store<I> {
         })
     }
 
+    /// Creates a small file and syncs it. Any failure but a full disk may be the sync's.
+    async fn write_small(&self, path: &Path, content: Vec<u8>) -> Result<(), StoreError> {
+        self.io.write_new(path, content).await.map_err(|error| {
+            if error.kind() != std::io::ErrorKind::StorageFull {
+                self.shared.note_failed_sync();
+            }
+            StoreError::io("write", path)(error)
+        })
+    }
+
     /// Writes `content` under `path`, whole or not at all: a synced file first, then its name.
     /// Durable on return.
     async fn write_named(&self, path: &Path, content: Vec<u8>) -> Result<(), StoreError> {
         let unnamed = self.layout().unnamed(self.fresh_id());
-        let written = self.io.write_new(&unnamed, content).await;
+        let written = self.write_small(&unnamed, content).await;
         if let Err(error) = written {
             let _ = self.io.remove(&unnamed).await;
-            return Err(StoreError::io("write", path)(error));
+            return Err(error);
         }
         self.io
             .rename(&unnamed, path)
@@ -308,10 +318,14 @@ impl<I: Io> Store<I> {
             blob: before.blob || joining.blob,
             manifest: joining.manifest.or_else(|| before.manifest.clone()),
         };
-        if member == before {
-            return Ok(());
-        }
         let path = self.layout().member(name, digest);
+        if member == before {
+            // The file may have been left by a process that was killed, or whose sync failed,
+            // before its name was durable; what is acknowledged now must not rest on that.
+            return self
+                .sync_folder(path.parent().expect("members lie in a folder"))
+                .await;
+        }
         self.write_named(&path, manifests::member_file(&member))
             .await?;
         repository.set_member(*digest, member);

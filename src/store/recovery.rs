@@ -138,7 +138,13 @@ async fn recover_uploads<I: Io>(
             None => remove_files(io, layout, id).await?,
         }
     }
-    Ok(())
+    sync_folder(io, &folder).await
+}
+
+async fn sync_folder<I: Io>(io: &I, folder: &Path) -> Result<(), StoreError> {
+    io.sync_folder(folder)
+        .await
+        .map_err(StoreError::io("sync folder", folder))
 }
 
 /// Cuts the upload's data to what its newest checkpoint counts; `None` if nothing can be kept.
@@ -156,6 +162,19 @@ async fn recover_upload<I: Io>(
     let Some((repository, checkpoint)) = checkpoint::read_session_file(&content) else {
         return Ok(None);
     };
+    if checkpoint.offset_bytes > 0 {
+        // A killed process may have left it written and not synced, under names not synced; from
+        // now on clients are told this offset.
+        let session = io
+            .open(&path, Open::Write)
+            .await
+            .map_err(StoreError::io("open", &path))?;
+        session
+            .sync()
+            .await
+            .map_err(StoreError::io("sync", &path))?;
+        sync_folder(io, &layout.upload(id)).await?;
+    }
     let data = layout.upload_data(id);
     let Some(found) = io
         .stat(&data)

@@ -73,7 +73,8 @@ impl<I: Io> Store<I> {
         digest: Digest,
     ) -> Result<(), StoreError> {
         if repository.tag(tag).flatten() == Some(digest) {
-            return Ok(());
+            // Read from a file whose name may not be durable, as in `join`.
+            return self.sync_folder(&self.layout().tags(name)).await;
         }
         let path = self.layout().tag(name, tag);
         self.write_named(&path, digest.to_string().into_bytes())
@@ -83,16 +84,14 @@ impl<I: Io> Store<I> {
         Ok(())
     }
 
-    /// Removes tags that exist. Durable on return. The caller has the turn.
+    /// Removes tags that exist. Durable on return, as is every removal before: with no tag too,
+    /// since one a killed process removed may come back otherwise. The caller has the turn.
     pub(super) async fn remove_tags(
         &self,
         repository: &Repository,
         name: &RepositoryName,
         tags: &[Tag],
     ) -> Result<(), StoreError> {
-        if tags.is_empty() {
-            return Ok(());
-        }
         for tag in tags {
             let path = self.layout().tag(name, tag);
             match self.io.remove(&path).await {

@@ -86,12 +86,11 @@ impl<I: Io> Store<I> {
         self.make_folder(&folder).await?;
         let path = self.layout().upload_session(id);
         let written = self
-            .io
-            .write_new(&path, session_file(repository, &checkpoint))
+            .write_small(&path, session_file(repository, &checkpoint))
             .await;
-        if let Err(error) = written {
+        if written.is_err() {
             self.remove_upload_files(id);
-            return Err(StoreError::io("write", &path)(error));
+            return written.map(|()| id);
         }
         let upload = Upload::new(repository.clone(), checkpoint, self.io.now());
         self.catalog().add_upload(id, upload);
@@ -394,6 +393,7 @@ impl<I: Io> UploadWriter<I> {
         if self.checkpoint.offset_bytes == self.offset_bytes {
             return Ok(());
         }
+        self.settle_flush().await?;
         self.begin_checkpoint();
         self.settle_checkpoint().await
     }
@@ -421,12 +421,11 @@ impl<I: Io> UploadWriter<I> {
             .set_len(self.offset_bytes)
             .await
             .map_err(StoreError::io("truncate", &path))?;
-        // The mode is synced with the data, and tells recovery that this file is finished.
-        self.file
-            .make_read_only()
-            .await
-            .map_err(StoreError::io("chmod", &path))?;
-        self.sync_data().await?;
+        // All of it durable. The mode tells recovery that this file is finished.
+        self.settle_flush().await?;
+        if let Err(error) = self.file.make_read_only().await {
+            return Err(self.fail("sync", error));
+        }
         drop(running);
         self.end();
         Ok(VerifiedUpload {
@@ -443,19 +442,12 @@ impl<I: Io> UploadWriter<I> {
         self.store.catalog().remove_upload(self.id);
     }
 
-    async fn sync_data(&mut self) -> Result<(), StoreError> {
-        match self.file.sync().await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.store.shared.note_failed_sync();
-                self.end();
-                self.store.remove_upload_files(self.id);
-                Err(StoreError::io(
-                    "sync",
-                    &self.store.layout().upload_data(self.id),
-                )(error))
-            }
-        }
+    /// The disk has lost what it was given, and says so once: the upload is over.
+    fn fail(&mut self, operation: &'static str, error: std::io::Error) -> StoreError {
+        self.store.shared.note_failed_sync();
+        self.end();
+        self.store.remove_upload_files(self.id);
+        StoreError::io(operation, &self.store.layout().upload_data(self.id))(error)
     }
 
     async fn reserve(&mut self, end: u64) -> Result<(), StoreError> {
@@ -491,11 +483,7 @@ impl<I: Io> UploadWriter<I> {
             return Ok(());
         }
         self.settle_write().await?;
-        if let Some(flush) = self.flush.take() {
-            let path = self.store.layout().upload_data(self.id);
-            let done = flush.await.expect("background work runs to its end");
-            done.map_err(StoreError::io("write back", &path))?;
-        }
+        self.settle_flush().await?;
         let step = self.flushed_bytes..self.offset_bytes;
         let settled_end = step.end.saturating_sub(FLUSH_WINDOW_BYTES);
         let settled = settled_end.saturating_sub(step.end - step.start)..settled_end;
@@ -510,6 +498,16 @@ impl<I: Io> UploadWriter<I> {
         Ok(())
     }
 
+    /// Waits for the write-back under way. The kernel tells a file's write-back error once, here
+    /// or in a sync; after this one a sync would succeed, so a checkpoint asks here first.
+    async fn settle_flush(&mut self) -> Result<(), StoreError> {
+        let Some(flush) = self.flush.take() else {
+            return Ok(());
+        };
+        let done = flush.await.expect("background work runs to its end");
+        done.map_err(|error| self.fail("write back", error))
+    }
+
     async fn checkpoint_if_due(&mut self) -> Result<(), StoreError> {
         let now = self.store.io.now();
         let is_due = self.offset_bytes - self.checkpoint.offset_bytes >= CHECKPOINT_BYTES
@@ -519,6 +517,7 @@ impl<I: Io> UploadWriter<I> {
         }
         self.settle_write().await?;
         self.settle_checkpoint().await?;
+        self.settle_flush().await?;
         self.begin_checkpoint();
         Ok(())
     }

@@ -124,6 +124,8 @@ pub struct Disk {
     failed: Option<String>,
     halted: bool,
     capacity_bytes: u64,
+    /// Folders with this in their path are not synced, whatever the answer says.
+    lies_about: Option<String>,
     random: Random,
     trace: Trace,
 }
@@ -144,6 +146,7 @@ impl Disk {
             failed: None,
             halted: false,
             capacity_bytes: 1 << 40,
+            lies_about: None,
             random: Random::new(seed ^ 0x6469_736b),
             trace: Trace::default(),
         }
@@ -166,6 +169,12 @@ impl Disk {
     /// The `number`-th operation of any kind from here on, reads included, fails.
     pub fn fail_operation(&mut self, number: u64, code: i32) {
         self.plan.fail_operation = Some((self.operations + number, code));
+    }
+
+    /// Folder syncs of paths with `part` in them do nothing from now on, crashes included: for
+    /// tests that have to find that out.
+    pub fn lie_about_syncs(&mut self, part: &str) {
+        self.lies_about = Some(part.to_owned());
     }
 
     pub fn set_capacity(&mut self, bytes: u64) {
@@ -439,6 +448,14 @@ impl Disk {
         }
         // Not answered, not promised: what survives of it, the seed says.
         self.end(last)?;
+        let text = path.to_str().expect("paths are text");
+        if self
+            .lies_about
+            .as_ref()
+            .is_some_and(|part| text.contains(part))
+        {
+            return Ok(());
+        }
         self.settle_names(|change| match change {
             // The target is durable, the old name's going is not yet.
             NameChange::Move { from, to, .. } if *to == id && *from != id => Survives::Added,
@@ -568,14 +585,24 @@ impl Disk {
         }
     }
 
-    /// What promises nothing and may fail: write-back, reading ahead.
-    pub fn flush(&mut self) -> Outcome<()> {
-        self.look("flush", Path::new(""))
+    /// Write-back promises nothing, so it does nothing; when it fails, the pages are clean.
+    pub fn write_back(&mut self, node: NodeId) -> Outcome<()> {
+        let done = self.look("write back", Path::new(""));
+        if let Err(Trouble::Error(_)) = done {
+            let mut random = self.random.fork();
+            self.file_mut(node).lose_pending(&mut random);
+        }
+        done
+    }
+
+    pub fn read_ahead(&mut self) -> Outcome<()> {
+        self.look("read ahead", Path::new(""))
     }
 
     pub fn make_read_only(&mut self, node: NodeId) -> Outcome<()> {
-        self.look("make read-only", Path::new(""))?;
         self.file_mut(node).read_only = true;
+        self.sync(node)?;
+        self.file_mut(node).read_only_durable = true;
         Ok(())
     }
 
@@ -815,9 +842,6 @@ impl FileNode {
 
     /// What a data sync covers: content and size. The mode is neither.
     fn settle_all(&mut self) {
-        if std::env::var("XMODE").is_ok() {
-            self.read_only_durable = self.read_only;
-        }
         for change in std::mem::take(&mut self.pending) {
             match change {
                 ContentChange::Write { offset, bytes } => put(&mut self.durable, offset, &bytes),

@@ -1,6 +1,9 @@
 //! The simulator's own tests: a fault it does not produce is a fault nobody looks for.
+#[path = "../contract_runner/mod.rs"]
+mod contract_runner;
 #[path = "mod.rs"]
 mod simulator;
+mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -176,7 +179,7 @@ fn the_power_goes_at_the_operation_chosen_and_nothing_is_answered_after() {
             }
         });
         assert_eq!(run, Err(Halt::Crashed));
-        *done.borrow()
+        done.take()
     };
     // A small file is three changes: created, written, synced.
     assert_eq!([1, 3, 4, 9].map(changes_before), [0, 0, 1, 2]);
@@ -447,4 +450,41 @@ fn a_disk_that_crashed_is_a_disk_like_any_other() {
         .expect("no crash");
     assert_eq!(read.expect("all survived"), b"content");
     assert_eq!(world.disk().changes(), 0);
+}
+
+#[test]
+fn the_contract_holds_in_a_world() {
+    use contract_runner::play::{self, Target, Verdict};
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract");
+    let scripts = contract_runner::load_scripts(&folder).expect("the scripts parse");
+    let world = World::new(14);
+    world.disk().prepare_folder(Path::new("/r"));
+    let served = simulator::registry::serve(world.io(), Path::new("/r"));
+    let _store = world.run(served).expect("no crash").expect("no fault");
+    let wire = wire::WorldWire { world: &world };
+    let target = Target {
+        wire: &wire,
+        host: "registry".into(),
+        run: "world".into(),
+        credentials: None,
+    };
+    let (mut held, mut broken) = (0, String::new());
+    for outcome in scripts
+        .iter()
+        .flat_map(|script| play::play(script, &target))
+    {
+        match outcome.verdict {
+            Verdict::Held => held += 1,
+            Verdict::NotApplied => {}
+            Verdict::Broken(problem) => {
+                let (script, line, title) = (outcome.script, outcome.line, outcome.title);
+                broken.push_str(&format!("\n{script}.txt:{line}: {title}\n  {problem}\n"));
+            }
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "{held} cases hold; these do not:\n{broken}"
+    );
+    assert!(held > 50, "the scripts are there: {held}");
 }

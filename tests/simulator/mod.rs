@@ -8,6 +8,9 @@
 //! network.rs   Network      streams in pieces, resets
 //! seam.rs      SimulatedIo  the traits of `io`, on the three above
 //! mod.rs       World        a seed, a disk, a run; crash it and make the next one on what is left
+//! registry.rs               the whole server in a world
+//! http.rs      Http         a client of the registry inside the world
+//! promise.rs   Promise      what a client may rely on
 //! client.rs    Client       blocking reads and writes for a test outside the world
 //! wire.rs                   the contract runner's `Wire` on a world (included where both are)
 //! ```
@@ -20,8 +23,11 @@
 pub mod client;
 pub mod disk;
 pub mod executor;
+pub mod http;
 pub mod network;
+pub mod promise;
 pub mod random;
+pub mod registry;
 pub mod seam;
 pub mod trace;
 

@@ -377,8 +377,8 @@ impl File for SimulatedFile {
         _: Range<u64>,
         _: Range<u64>,
     ) -> impl Future<Output = io::Result<()>> + 'static {
-        // Promises nothing, so it does nothing; what is unsynced survives by seed as before.
-        self.submit(move |disk, _| disk.flush())
+        let node = self.node;
+        self.submit(move |disk, _| disk.write_back(node))
     }
 
     async fn make_read_only(&self) -> io::Result<()> {
@@ -404,6 +404,6 @@ impl File for SimulatedFile {
         _: Range<u64>,
         _: Range<u64>,
     ) -> impl Future<Output = io::Result<()>> + 'static {
-        self.submit(|disk, _| disk.flush())
+        self.submit(|disk, _| disk.read_ahead())
     }
 }

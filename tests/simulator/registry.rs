@@ -1,0 +1,74 @@
+//! The whole server in a world: connections, registry, store, as one core runs them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_lock::Semaphore;
+use provisioner_controller::access::{Access, AccessConfig};
+use provisioner_controller::admin::Admin;
+use provisioner_controller::io::{BufferPool, Io, Listener};
+use provisioner_controller::limits::HEAD_READ_BYTES;
+use provisioner_controller::registry::{Registry, RegistryConfig};
+use provisioner_controller::server::{MainPort, Stop, connection};
+use provisioner_controller::store::{Store, StoreConfig, StoreError};
+use provisioner_controller::telemetry::Telemetry;
+
+use super::SimulatedIo;
+
+pub const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 8080);
+/// Small, so that a body fills several; few, so that clients wait for one.
+const BUFFER_BYTES: usize = HEAD_READ_BYTES;
+const BUFFERS_MAX: usize = 6;
+const UPLOADS_MAX: usize = 2;
+
+/// Opens the store in `root` and serves it to everybody, until the world ends.
+pub async fn serve(io: SimulatedIo, root: &Path) -> Result<Store<SimulatedIo>, StoreError> {
+    let store = Store::open(io.clone(), root, StoreConfig::default()).await?;
+    let telemetry = Arc::new(Telemetry::new(1));
+    let metrics = telemetry.core(0);
+    let shared = store.shared().clone();
+    let admin = Admin::new(telemetry, Arc::new(move || shared.is_healthy()));
+    let registry = Registry::new(
+        store.clone(),
+        open_access(),
+        Arc::new(RegistryConfig {
+            upload_timeout: Duration::from_secs(3600),
+            download_timeout: Duration::from_secs(1800),
+        }),
+        Arc::new(Semaphore::new(UPLOADS_MAX)),
+        BufferPool::new(BUFFER_BYTES, BUFFERS_MAX, BUFFERS_MAX),
+        metrics.clone(),
+    );
+    let service = MainPort {
+        registry: Some(registry),
+        admin,
+    };
+    let read_timeout = Duration::from_secs(30);
+    let parts = connection::Parts::new(io.clone(), service, metrics, read_timeout, Stop::default());
+    let parts = Rc::new(parts);
+    let listener = io
+        .listen(SocketAddr::from(ADDRESS))
+        .expect("a new world has free ports");
+    io.clone().spawn(async move {
+        loop {
+            let (stream, peer) = listener
+                .accept()
+                .await
+                .expect("accepting does not fail here");
+            io.spawn(connection::serve(parts.clone(), stream, peer.ip()));
+        }
+    });
+    Ok(store)
+}
+
+/// Everybody may do everything. Made once: it computes a password hash to be slow by, and a run
+/// has many worlds.
+fn open_access() -> Arc<Access> {
+    static ACCESS: OnceLock<Arc<Access>> = OnceLock::new();
+    let open = || Access::open(AccessConfig::default(), [7; 32]);
+    let access = ACCESS.get_or_init(|| Arc::new(open().expect("there are no files to read")));
+    access.clone()
+}
