@@ -34,9 +34,13 @@ pub struct Beside {
     pub hot_gb_per_s: f64,
     pub other_gb_per_s: f64,
     pub hot_gap_max: Duration,
+    /// What the server took of its core meanwhile; near 1, the hot pull lost what the other one cost.
+    pub core_share: f64,
 }
 
-pub fn rounds(target: &Target) -> io::Result<Vec<Round>> {
+/// `prewarm` is called before each half, see `Workspace::prewarm`: the pages that a cold pull fills were given back
+/// when the last round's were dropped, and fetching them from the host would be billed to the server.
+pub fn rounds(target: &Target, prewarm: impl Fn() -> io::Result<()>) -> io::Result<Vec<Round>> {
     let (hot, cold) = (Content::new(HOT_BYTES), Content::new(COLD_BYTES));
     let (hot, cold) = (hot.blob(1), cold.blob(2));
     let mut connection = Connection::open(target.address)?;
@@ -51,10 +55,12 @@ pub fn rounds(target: &Target) -> io::Result<Vec<Round>> {
         // Only clean pages can be dropped.
         cold_file.sync_all()?;
         fadvise(&cold_file, 0, None, Advice::DontNeed)?;
+        prewarm()?;
         let read_before = target.disk_read_bytes()?;
         let beside_cold = pull_beside(target, &hot, &cold, None)?;
         let cold_share = (target.disk_read_bytes()? - read_before) as f64 / COLD_BYTES as f64;
         connection.get(&cold, |_| {})?;
+        prewarm()?;
         let beside_warm = pull_beside(target, &hot, &cold, Some(beside_cold.other_gb_per_s * 1e9))?;
         rounds.push(Round {
             cold: beside_cold,
@@ -101,6 +107,7 @@ fn pull_beside(
         });
         std::thread::sleep(LEAD);
         watched.store(true, Relaxed);
+        let cpu_before = target.cpu();
         let begin = Instant::now();
         let mut received = 0;
         let other_result = other_connection.get(other, |bytes| {
@@ -111,14 +118,17 @@ fn pull_beside(
             }
         });
         let elapsed = begin.elapsed().as_secs_f64();
+        let cpu = target.cpu();
         watched.store(false, Relaxed);
         done.store(true, Relaxed);
         hot_thread.join().expect("a client thread does not panic")?;
         let other_bytes = other_result?;
+        let cpu = cpu?.saturating_sub(cpu_before?).as_secs_f64();
         Ok(Beside {
             hot_gb_per_s: hot_bytes.load(Relaxed) as f64 / elapsed / 1e9,
             other_gb_per_s: other_bytes as f64 / elapsed / 1e9,
             hot_gap_max: Duration::from_nanos(gap_max_ns.load(Relaxed)),
+            core_share: cpu / elapsed,
         })
     })
 }

@@ -156,6 +156,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> io::Result<()> {
     let binaries = Binaries::find(arguments)?;
+    let _alone = be_alone()?;
     raise_open_files_limit();
     let rounds = arguments
         .rounds
@@ -372,7 +373,7 @@ fn beside_a_cold_pull(
     for program in binaries.servers() {
         let folder = workspace.fresh()?;
         let target = Target::start(&program, &folder)?;
-        for round in beside::rounds(&target)? {
+        for round in beside::rounds(&target, || workspace.prewarm(PREWARM_BYTES))? {
             report.beside(target.name, round);
         }
         report.beside_verdict(target.name);
@@ -511,6 +512,20 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.root);
     }
+}
+
+/// Two runs at once share the two cores and the disk and make each other worthless without a sign of it, from
+/// another checkout too; the lock goes with the process.
+fn be_alone() -> io::Result<File> {
+    let path = std::env::temp_dir().join("provisioner-controller-bench.lock");
+    let lock = File::create(&path)?;
+    lock.try_lock().map_err(|error| {
+        io::Error::other(format!(
+            "another run is under way ({}: {error})",
+            path.display()
+        ))
+    })?;
+    Ok(lock)
 }
 
 /// A run that was killed leaves a GiB behind, in memory at that; the next run takes it away.

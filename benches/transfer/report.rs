@@ -255,12 +255,15 @@ impl Report {
         let warm_gap = spread(|round| round.warm.hot_gap_max.as_secs_f64() * 1e3);
         self.tables += &format!(
             "\nhot pull beside a cold one, {target}: {:.2} GB/s beside cold ({:.2} GB/s, {:.0} % from disk), {:.2} \
-             beside warm ({:.2}); kept {kept:.2}; longest gap beside cold {gap:.1} ms, beside warm {warm_gap:.1} ms\n",
+             beside warm ({:.2}); kept {kept:.2}; longest gap beside cold {gap:.1} ms, beside warm {warm_gap:.1} ms; \
+             of the core {:.2} beside cold, {:.2} beside warm\n",
             spread(|round| round.cold.hot_gb_per_s).median,
             spread(|round| round.cold.other_gb_per_s).median,
             spread(|round| round.cold_share).median * 100.0,
             spread(|round| round.warm.hot_gb_per_s).median,
             spread(|round| round.warm.other_gb_per_s).median,
+            spread(|round| round.cold.core_share).median,
+            spread(|round| round.warm.core_share).median,
         );
         if target == "ours" {
             let what = "hot pull beside cold: of its speed beside an equally fast warm one";
@@ -368,6 +371,7 @@ impl Report {
                     json!({
                         "hot_gb_per_s": beside.hot_gb_per_s, "other_gb_per_s": beside.other_gb_per_s,
                         "hot_gap_max_ms": beside.hot_gap_max.as_secs_f64() * 1e3,
+                        "core_share": beside.core_share,
                     })
                 };
                 json!({
