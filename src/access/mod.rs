@@ -426,34 +426,6 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
-        let folder = tempfile::tempdir().expect("a folder for the test");
-        let path = folder.path().join("htpasswd");
-        let write = |text: &str| std::fs::write(&path, text).expect("the folder can be written");
-        let line = |password| format!("admin:{}\n", bcrypt::hash(password, 4).expect("allowed"));
-        write(&line("secret"));
-        let htpasswd_file = Some(path.clone());
-        let config = AccessConfig {
-            required: true,
-            user: None,
-            htpasswd_file,
-            anonymous_pull: false,
-        };
-        let access = Access::open(config, [1; 32]).expect("the file is valid");
-        assert!(is_granted(&access, Some(ADMIN), Permission::Push));
-        write("admin:plain, and longer than before");
-        access.reload_if_changed();
-        assert!(is_granted(&access, Some(ADMIN), Permission::Push));
-        write(&format!("# changed\n{}", line("wrong")));
-        access.reload_if_changed();
-        assert!(!is_granted(&access, Some(ADMIN), Permission::Push));
-        assert!(is_granted(&access, Some(WRONG), Permission::Push));
-        std::fs::remove_file(&path).expect("it was there");
-        access.reload_if_changed();
-        assert!(is_granted(&access, Some(WRONG), Permission::Push));
-    }
-
-    #[test]
     fn a_guesser_is_told_to_wait_and_a_known_login_still_works() {
         let access = access(false);
         assert!(is_granted(&access, Some(ADMIN), Permission::Pull));
