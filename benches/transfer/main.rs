@@ -22,7 +22,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use load::{Blob, Connection, Content, Transfer};
 use report::{Limit, Report, gib};
-use target::{CLIENT_CORE, Program, REPOSITORY, Target, pin_to};
+use target::{CLIENT_CORE, Program, REPOSITORY, SERVER_CORE, Target, pin_to};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -372,7 +372,7 @@ fn beside_a_cold_pull(
 ) -> io::Result<()> {
     for program in binaries.servers() {
         let folder = workspace.fresh()?;
-        let target = Target::start(&program, &folder)?;
+        let target = Target::start_on(&program, &folder, &[SERVER_CORE, CLIENT_CORE])?;
         for round in beside::rounds(&target, || workspace.prewarm(PREWARM_BYTES))? {
             report.beside(target.name, round);
         }

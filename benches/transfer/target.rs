@@ -48,6 +48,11 @@ pub struct Target {
 impl Target {
     /// Starts `program` in a folder of its own below `folder` and returns once it answers.
     pub fn start(program: &Program, folder: &Path) -> io::Result<Self> {
+        Self::start_on(program, folder, &[SERVER_CORE])
+    }
+
+    /// As [`start`](Self::start), free to use all of `cores`.
+    pub fn start_on(program: &Program, folder: &Path, cores: &[usize]) -> io::Result<Self> {
         let name = program.name();
         let address = free_address()?;
         let home = folder.join(name);
@@ -62,7 +67,7 @@ impl Target {
         } else {
             Stdio::from(log)
         });
-        let child = spawn_on(command, SERVER_CORE)?;
+        let child = spawn_on(command, cores)?;
         let mut target = Self {
             name,
             address,
@@ -262,11 +267,11 @@ fn zot_configuration(storage: &Path, address: SocketAddr) -> String {
 
 /// A child inherits the mask of the thread that forks it, so a thread that pins itself spawns it: the server
 /// finds the mask in place when it counts its cores.
-fn spawn_on(mut command: Command, core: usize) -> io::Result<Child> {
+fn spawn_on(mut command: Command, cores: &[usize]) -> io::Result<Child> {
     std::thread::scope(|scope| {
         scope
             .spawn(move || {
-                pin_to(core)?;
+                pin_to_any(cores)?;
                 command.spawn().map_err(|error| {
                     io::Error::other(format!(
                         "{}: {error}",
@@ -281,9 +286,15 @@ fn spawn_on(mut command: Command, core: usize) -> io::Result<Child> {
 
 /// Pins the calling thread, and whatever it starts from now on.
 pub fn pin_to(core: usize) -> io::Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    Ok(sched_setaffinity(None, &cores)?)
+    pin_to_any(&[core])
+}
+
+fn pin_to_any(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &core in cores {
+        set.set(core);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 fn free_address() -> io::Result<SocketAddr> {

@@ -1,7 +1,8 @@
-//! The two system calls that `rustix` does not offer: `cachestat` and `sync_file_range`.
+//! The system calls that `rustix` does not offer in a safe form: `cachestat`, `sync_file_range`, and
+//! `mincore` on a mapping that lives as long as the question.
 //!
-//! The only file of the crate that may hold `unsafe` (`tests/tidy.rs`). Both calls take plain
-//! numbers and a descriptor that is borrowed for the time of the call.
+//! The only file of the crate that may hold `unsafe` (`tests/tidy.rs`). The calls take
+//! plain numbers and a descriptor that is borrowed for their time.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -49,6 +50,39 @@ pub(super) fn cached_pages(file: BorrowedFd<'_>, range: Range<u64>) -> io::Resul
         Ok(found.cached)
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Which pages of `range` can be read without waiting: a page whose read has only begun is not one
+/// of them, though [`cached_pages`] counts it. `range` begins at a page's start.
+pub(super) fn readable_pages(file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<Vec<bool>> {
+    const PAGE_BYTES: usize = 4096;
+    let length = usize::try_from(range.end - range.start).expect("a window fits the address space");
+    let mut states = vec![0u8; length.div_ceil(PAGE_BYTES)];
+    // SAFETY: a new shared mapping for reading, at an address the kernel chooses; it is never read
+    // through, only asked about, so a file that shrinks meanwhile does no harm.
+    let mapping = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            range.start as i64,
+        )
+    };
+    if mapping == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping has `length` bytes, and `states` a byte for each page of it.
+    let asked = unsafe { libc::mincore(mapping, length, states.as_mut_ptr()) };
+    let error = io::Error::last_os_error();
+    // SAFETY: the mapping was made above, and no reference into it exists.
+    unsafe { libc::munmap(mapping, length) };
+    if asked == 0 {
+        Ok(states.into_iter().map(|state| state & 1 == 1).collect())
+    } else {
+        Err(error)
     }
 }
 

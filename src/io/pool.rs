@@ -5,7 +5,9 @@
 //! as long as the number of requests that wait, which the connection limit bounds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam::channel::{Sender, unbounded};
 use futures_channel::oneshot;
@@ -20,6 +22,31 @@ pub struct Pools {
     pub short: Pool,
     /// Cold reads, write-back, hashes.
     pub long: Pool,
+    pub read_ahead: ReadAhead,
+}
+
+/// Whether anybody has lately asked for pages that may still be on their way from the disk.
+#[derive(Debug, Clone, Default)]
+pub struct ReadAhead {
+    /// Milliseconds of the last time on the monotonic clock, plus one; 0 for never.
+    asked: Arc<AtomicU64>,
+}
+
+impl ReadAhead {
+    /// Longer than a disk takes for what is asked at once.
+    const RECENT: Duration = Duration::from_secs(2);
+
+    pub fn note(&self) {
+        let now = super::system_moment().since_start();
+        self.asked
+            .store(now.as_millis() as u64 + 1, Ordering::Relaxed);
+    }
+
+    pub fn is_recent(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let now = super::system_moment().since_start().as_millis() as u64;
+        asked != 0 && now.saturating_sub(asked - 1) < Self::RECENT.as_millis() as u64
+    }
 }
 
 /// A fixed number of threads; clones share them.

@@ -28,7 +28,7 @@ use super::pool::Pools;
 use super::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream};
 
 const PAGE_BYTES: u64 = 4096;
-/// How far apart bytes are asked for to tell pages in memory from pages on their way there.
+/// How far apart bytes are read to wait for a cold range.
 const PROBE_STEP_BYTES: usize = 128 << 10;
 const BACKLOG: i32 = 4096;
 const RING_ENTRIES: u32 = 1024;
@@ -495,14 +495,17 @@ impl IoBuf for Filled {
     }
 }
 
-impl UringFile {
-    /// Whether the byte at `offset` can be read without waiting.
-    fn has_at_once(&self, offset: u64) -> bool {
-        let mut byte = [0];
-        let space = &mut [io::IoSliceMut::new(&mut byte)];
-        let flags = rustix::io::ReadWriteFlags::NOWAIT;
-        rustix::io::preadv2(&self.file, space, offset, flags) == Ok(1)
-    }
+/// The pages that hold `range`.
+fn whole_pages(range: &Range<u64>) -> Range<u64> {
+    range.start / PAGE_BYTES * PAGE_BYTES..range.end.next_multiple_of(PAGE_BYTES)
+}
+
+/// The start of the first page of `window` that cannot be read without waiting. A kernel that does
+/// not say is believed to have them all.
+fn first_unreadable(file: &fs::File, window: &Range<u64>) -> Option<u64> {
+    let readable = kernel_calls::readable_pages(file.as_fd(), window.clone()).ok()?;
+    let first = readable.iter().position(|readable| !readable)?;
+    Some(window.start + first as u64 * PAGE_BYTES)
 }
 
 impl File for UringFile {
@@ -617,17 +620,14 @@ impl File for UringFile {
     }
 
     fn is_resident(&self, range: Range<u64>) -> bool {
-        let first = range.start / PAGE_BYTES;
-        let behind = range.end.div_ceil(PAGE_BYTES);
-        let whole = first * PAGE_BYTES..behind * PAGE_BYTES;
-        let all_there = kernel_calls::cached_pages(self.file.as_fd(), whole)
-            .is_ok_and(|cached| cached >= behind - first);
-        // A page that is still being read counts as there, and sending it would wait for the disk:
-        // so a byte here and there is asked for as well.
-        let probes = (range.start..range.end)
-            .step_by(PROBE_STEP_BYTES)
-            .chain([range.end - 1]);
-        all_there && probes.into_iter().all(|offset| self.has_at_once(offset))
+        let window = whole_pages(&range);
+        let pages = (window.end - window.start) / PAGE_BYTES;
+        let all_there = kernel_calls::cached_pages(self.file.as_fd(), window.clone())
+            .is_ok_and(|cached| cached >= pages);
+        // A page on its way from the disk counts as there, and sending it would wait for it. Only
+        // read-ahead puts pages on their way, so the dearer question is asked beside one alone.
+        let is_certain = !self.pools.read_ahead.is_recent();
+        all_there && (is_certain || first_unreadable(&self.file, &window).is_none())
     }
 
     fn read_ahead(
@@ -635,18 +635,19 @@ impl File for UringFile {
         needed: Range<u64>,
         wanted: Range<u64>,
     ) -> impl Future<Output = io::Result<()>> + 'static {
+        self.pools.read_ahead.note();
         let file = self.file.clone();
         self.pools.long.run(move || {
             let length = std::num::NonZero::new(wanted.end - wanted.start);
             rustix::fs::fadvise(&file, wanted.start, length, Advice::WillNeed)?;
-            // A byte of each page waits for that page and copies next to nothing.
-            let mut byte = [0];
-            let mut offset = needed.start / PAGE_BYTES * PAGE_BYTES;
-            while offset < needed.end {
-                if file.read_at(&mut byte, offset)? == 0 {
-                    break;
+            // Reading a byte waits for the page it is on, and copies next to nothing.
+            let window = whole_pages(&needed);
+            while let Some(offset) = first_unreadable(&file, &window) {
+                for offset in (offset..needed.end).step_by(PROBE_STEP_BYTES) {
+                    if file.read_at(&mut [0], offset)? == 0 {
+                        return Ok(());
+                    }
                 }
-                offset += PAGE_BYTES;
             }
             Ok(())
         })

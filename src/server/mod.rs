@@ -26,7 +26,7 @@ use async_lock::Semaphore;
 use crate::access::{self, Access, AccessError};
 use crate::admin::Admin;
 use crate::config::{self, Config, ImmutableTags as ConfiguredTags};
-use crate::io::pool::{Pool, Pools};
+use crate::io::pool::{Pool, Pools, ReadAhead};
 use crate::io::system_moment;
 use crate::io::uring::{self, Driver, UringIo};
 use crate::limits::{
@@ -126,6 +126,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let pools = Pools {
         short: start_pool("pool-short", SHORT_POOL_THREADS, 0)?,
         long: start_pool("pool-long", LONG_POOL_THREADS, LONG_POOL_NICENESS)?,
+        read_ahead: ReadAhead::default(),
     };
     let _folder_lock = lock_storage(&config.store.root)?;
     let access =
