@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// The size of a body buffer: hashing and writing are cheapest per byte from here on.
 pub const BUFFER_BYTES: usize = 1 << 20;
-/// Body buffers of one core that may be out at once.
-pub const BUFFERS_PER_CORE_MAX: usize = 20;
+/// Body buffers an upload can hold: one being filled, one being written.
+pub const BUFFERS_PER_UPLOAD: usize = 2;
 /// Body buffers of one core that keep their memory while idle.
 pub const BUFFERS_PER_CORE_KEPT: usize = 8;
 /// What a core reads of a socket at once while it waits for a head.
@@ -41,10 +41,5 @@ pub const LONG_POOL_NICENESS: i32 = 10;
 /// How often idle uploads are looked for.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
-const _: () = assert!(BUFFERS_PER_CORE_KEPT <= BUFFERS_PER_CORE_MAX);
-const _: () = assert!(
-    BUFFERS_PER_CORE_MAX >= 4,
-    "two uploads of a core can each fill one buffer while they write another"
-);
 const _: () = assert!(CHUNKED_SPARE_BYTES_MIN < BUFFER_BYTES);
 const _: () = assert!(SEND_STEP_BYTES <= READ_AHEAD_BYTES);

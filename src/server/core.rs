@@ -20,7 +20,7 @@ use crate::admin::Admin;
 use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringStream, pin_thread};
 use crate::io::{BufferPool, Io};
-use crate::limits::{BUFFER_BYTES, BUFFERS_PER_CORE_KEPT, BUFFERS_PER_CORE_MAX};
+use crate::limits::{BUFFER_BYTES, BUFFERS_PER_CORE_KEPT};
 use crate::registry::{Registry, RegistryConfig};
 use crate::store::{Shared, Store};
 use crate::telemetry::CoreMetrics;
@@ -81,6 +81,8 @@ pub struct CoreParts {
     pub access: Arc<Access>,
     pub registry_config: Arc<RegistryConfig>,
     pub slots: Arc<Semaphore>,
+    /// Body buffers a core may have out at once.
+    pub buffers_max: usize,
     pub admin: Admin,
     pub read_timeout: Duration,
     pub stop: Stop,
@@ -109,7 +111,7 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
             parts.access,
             parts.registry_config,
             parts.slots,
-            BufferPool::new(BUFFER_BYTES, BUFFERS_PER_CORE_MAX, BUFFERS_PER_CORE_KEPT),
+            BufferPool::new(BUFFER_BYTES, parts.buffers_max, BUFFERS_PER_CORE_KEPT),
             metrics.clone(),
         )
     });

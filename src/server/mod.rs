@@ -30,8 +30,8 @@ use crate::io::pool::{Pool, Pools, ReadAhead};
 use crate::io::system_moment;
 use crate::io::uring::{self, Driver, UringIo};
 use crate::limits::{
-    DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_NICENESS, LONG_POOL_THREADS,
-    SHORT_POOL_THREADS,
+    BUFFERS_PER_UPLOAD, DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_NICENESS,
+    LONG_POOL_THREADS, SHORT_POOL_THREADS,
 };
 use crate::registry::RegistryConfig;
 use crate::store::{ImmutableTags, Shared, Store, StoreConfig, StoreError};
@@ -156,6 +156,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
             download_timeout: config.server.download_timeout,
         }),
         slots: Arc::new(Semaphore::new(slots)),
+        // Should all uploads meet on one core, each can still fill one buffer while it writes another.
+        buffers_max: slots * BUFFERS_PER_UPLOAD,
         admin: admin.clone(),
         read_timeout: config.server.read_timeout,
         stop: stop.clone(),
