@@ -5,7 +5,7 @@
 //! was refused, sending files from the page cache. An idle connection owns no buffer: it waits
 //! for readiness and reads into the core's scratch space.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
@@ -89,6 +89,7 @@ where
         exchange,
         unread: Vec::new(),
         client,
+        has_waited: Cell::new(false),
     };
     // Ends of the peer's making are no news to anybody.
     let _ = connection.serve().await;
@@ -119,6 +120,8 @@ struct Connection<I: Io, S, V> {
     /// Received and not consumed: the beginning of a head or of a body, or requests to come.
     unread: Vec<u8>,
     client: std::net::IpAddr,
+    /// The peer has been waited for, and others had their turn, since the last request.
+    has_waited: Cell<bool>,
 }
 
 impl<I, S, V> Connection<I, S, V>
@@ -142,6 +145,10 @@ where
                 After::KeepAlive => {}
                 After::Drain { .. } => Box::pin(self.drain_body()).await?,
                 After::Close(linger) => return Box::pin(self.close(linger)).await,
+            }
+            // A client that never lets its requests run out is one of many.
+            if !self.has_waited.replace(false) {
+                yield_now().await;
             }
         }
     }
@@ -318,29 +325,36 @@ where
 
     /// Fills `buffer` with body bytes until it is full, the body ends, or the socket is empty.
     fn fill(&mut self, buffer: &mut Buffer, spare_min: usize) -> Result<Filled, BodyFailure> {
-        while !self.unread.is_empty() {
+        // Consumed once, at the end: each time for each of many small chunks would move all that
+        // lies behind them.
+        let mut consumed = 0;
+        while consumed < self.unread.len() {
+            let rest = &self.unread[consumed..];
             let decoded = self
                 .exchange
-                .receive_body(&self.unread)
+                .receive_body(rest)
                 .map_err(BodyFailure::Malformed)?;
             debug_assert!(
                 decoded.data.len() <= buffer.capacity(),
                 "a head's read is smaller"
             );
-            let taken = buffer.extend(&self.unread[decoded.data.clone()]);
+            let taken = buffer.extend(&rest[decoded.data.clone()]);
             assert_eq!(
                 taken,
                 decoded.data.len(),
                 "an empty buffer holds what came with a head"
             );
-            self.consume(decoded.consumed);
+            consumed += decoded.consumed;
             if decoded.end {
+                self.consume(consumed);
                 return Ok(Filled::End);
             }
             if buffer.spare_len() < HEAD_READ_BYTES {
+                self.consume(consumed);
                 return Ok(Filled::Full);
             }
         }
+        self.consume(consumed);
         while buffer.spare_len() >= spare_min {
             let space = buffer.spare_mut();
             let room = match self.exchange.body_remaining_known() {
@@ -618,6 +632,7 @@ where
     }
 
     async fn wait_readable(&self, deadline: Moment) -> Result<Waited, Over> {
+        self.has_waited.set(true);
         if self.parts.stop.is_raised() {
             // Stopping has its own deadline; until then what is under way may come to its end.
             let deadline = deadline.min(self.parts.io.now() + Duration::from_millis(100));

@@ -22,6 +22,7 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("release build", cargo(&["build", "--release"]));
     tally.run("real clients", heavy("clients", &clients, None, false));
     tally.run("real process", heavy("process", &clients, None, large));
+    tally.run("hostile clients", heavy("hostile", &clients, None, false));
     Ok(tally.close())
 }
 
@@ -38,6 +39,7 @@ pub fn process(filter: Option<&str>, large: bool) -> Result<bool, String> {
     let clients = setup::run()?;
     let mut tally = Tally::default();
     tally.run("real process", heavy("process", &clients, filter, large));
+    tally.run("hostile clients", heavy("hostile", &clients, filter, false));
     Ok(tally.close())
 }
 
