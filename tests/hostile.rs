@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use support::http::{Connection, push_noise};
-use support::noise::Noise;
+use support::http::Connection;
+use support::scratch;
 use support::server::Plan;
-use support::{MIB, proc_facts, scratch};
 
 /// What `work` does again and again until this is dropped.
 struct Meanwhile {
@@ -45,23 +44,6 @@ impl Drop for Meanwhile {
         let thread = self.thread.take().expect("dropped once");
         let _ = thread.join();
     }
-}
-
-fn start_upload(address: SocketAddr) -> String {
-    Connection::open(address)
-        .ask("POST", "/v2/tools/a/blobs/uploads/", &[], b"")
-        .expect(202)
-        .location()
-}
-
-/// Begins to send a body that will be long in coming.
-fn begin_body(address: SocketAddr, method: &str, target: &str, length: u64) -> Connection {
-    let mut connection = Connection::open(address);
-    let length = length.to_string();
-    connection
-        .send_head(method, target, &[("Content-Length", &length)])
-        .expect("head sent");
-    connection
 }
 
 #[test]
