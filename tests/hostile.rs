@@ -6,14 +6,16 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use support::http::Connection;
-use support::scratch;
+use support::http::{Connection, push_noise};
+use support::noise::Noise;
 use support::server::Plan;
+use support::{MIB, scratch};
 
 /// What `work` does again and again until this is dropped.
 struct Meanwhile {
@@ -43,6 +45,23 @@ impl Drop for Meanwhile {
         let thread = self.thread.take().expect("dropped once");
         let _ = thread.join();
     }
+}
+
+fn start_upload(address: SocketAddr) -> String {
+    Connection::open(address)
+        .ask("POST", "/v2/tools/a/blobs/uploads/", &[], b"")
+        .expect(202)
+        .location()
+}
+
+/// Begins to send a body that will be long in coming.
+fn begin_body(address: SocketAddr, method: &str, target: &str, length: u64) -> Connection {
+    let mut connection = Connection::open(address);
+    let length = length.to_string();
+    connection
+        .send_head(method, target, &[("Content-Length", &length)])
+        .expect("head sent");
+    connection
 }
 
 #[test]
@@ -76,4 +95,97 @@ fn requests_without_end_on_one_connection_leave_others_their_turn() {
     let _ = connection.stream().shutdown(std::net::Shutdown::Both);
     drop((reader, writer));
     assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn as_many_uploads_as_buffers_do_not_wait_for_each_other_for_ever() {
+    /// More than a core has buffers.
+    const UPLOADS: usize = 25;
+    let length = 8 * MIB;
+    let folder = scratch("buffers");
+    let server = Plan::new(&folder.path().join("oci"))
+        .set("CONTROLLER_CORES", "1")
+        .set("REGISTRY_MAX_CONCURRENT_UPLOADS", "100")
+        .start();
+    let noise = Noise::new(21);
+    let locations: Vec<_> = (0..UPLOADS).map(|_| start_upload(server.address)).collect();
+    // Each gets a buffer before any has filled its own; the last find none left.
+    let mut bodies: Vec<_> = locations
+        .iter()
+        .map(|location| begin_body(server.address, "PATCH", location, length))
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    for body in &mut bodies {
+        body.send_noise(noise, 0..MIB).expect("a first buffer full");
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for mut body in bodies {
+            scope.spawn(move || {
+                let patience = Some(Duration::from_secs(20));
+                let stream = body.stream();
+                stream.set_read_timeout(patience).expect("a timeout");
+                stream.set_write_timeout(patience).expect("a timeout");
+                body.send_noise(noise, MIB..length).expect("the rest");
+                body.read_answer("PATCH").expect("an answer").expect(202);
+            });
+        }
+    });
+    println!("  all ended after {} ms", begun.elapsed().as_millis());
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn uploads_that_trickle_leave_the_buffers_to_others() {
+    const TRICKLING: usize = 40;
+    let folder = scratch("trickle");
+    let server = Plan::new(&folder.path().join("oci"))
+        .set("CONTROLLER_CORES", "1")
+        .set("REGISTRY_MAX_CONCURRENT_UPLOADS", "100")
+        .start();
+    let address = server.address;
+    let mut bodies: Vec<_> = (0..TRICKLING)
+        .map(|_| begin_body(address, "PATCH", &start_upload(address), 50 * MIB))
+        .collect();
+    let trickling = Meanwhile::start(move || {
+        for body in &mut bodies {
+            let _ = body.send(b"x");
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let begun = Instant::now();
+    push_noise(address, "tools/a", Noise::new(22), 32 * MIB);
+    let took = begun.elapsed();
+    println!(
+        "  32 MiB beside {TRICKLING} of them in {} ms",
+        took.as_millis()
+    );
+    drop(trickling);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn an_upload_that_trickles_lets_others_have_its_place() {
+    let folder = scratch("place");
+    let server = Plan::new(&folder.path().join("oci"))
+        .set("REGISTRY_MAX_CONCURRENT_UPLOADS", "1")
+        .start();
+    let address = server.address;
+    let location = start_upload(address);
+    let mut body = begin_body(address, "PATCH", &location, 50 * MIB);
+    let trickling = Meanwhile::start(move || {
+        let _ = body.send(b"x");
+        std::thread::sleep(Duration::from_millis(500));
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let begun = Instant::now();
+    push_noise(address, "tools/a", Noise::new(23), MIB);
+    let waited = begun.elapsed();
+    println!("  waited {:.1} s for the place", waited.as_secs_f64());
+    drop(trickling);
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
 }

@@ -349,7 +349,7 @@ pub struct UploadWriter<I: Io> {
     /// The newest checkpoint, durable or on its way.
     checkpoint: Checkpoint,
     checkpoint_at: Moment,
-    write: Pending<(std::io::Result<()>, Buffer)>,
+    write: Pending<std::io::Result<()>>,
     flush: Pending<std::io::Result<()>>,
     checkpointing: Pending<Result<(), StoreError>>,
     failed: bool,
@@ -396,8 +396,10 @@ impl<I: Io> UploadWriter<I> {
         let running = self.lease.begin().ok_or(StoreError::Fenced)?;
         let write = self.file.write_at(self.offset_bytes, buffer);
         self.write = Some(self.in_background(async move {
-            let done = write.await;
-            drop(running);
+            // The buffer goes back at once, and not when the client has sent another one full:
+            // with as many uploads as buffers each would wait for a buffer that another keeps.
+            let (done, buffer) = write.await;
+            drop((buffer, running));
             done
         }));
         self.offset_bytes += length;
@@ -520,7 +522,7 @@ impl<I: Io> UploadWriter<I> {
         let Some(write) = self.write.take() else {
             return Ok(());
         };
-        let (done, _buffer) = write.await.expect("background work runs to its end");
+        let done = write.await.expect("background work runs to its end");
         done.map_err(|error| {
             // What the file holds beyond the last checkpoint is now unknown.
             self.failed = true;
