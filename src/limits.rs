@@ -24,6 +24,11 @@ pub const RESIDENCE_TRUSTED: Duration = Duration::from_secs(1);
 pub const SILENT_BEFORE_PAUSE: Duration = Duration::from_secs(1);
 /// A body silent for so long gives up its place among the uploads.
 pub const SILENT_BEFORE_YIELD: Duration = Duration::from_secs(10);
+/// A body that has not filled its buffer in so long is slow, and hands it over when others wait.
+pub const BUFFER_HELD: Duration = Duration::from_millis(100);
+/// While the uploads are as many as may be, one must bring so much in each
+/// [`SILENT_BEFORE_YIELD`] or go to the end of the queue.
+pub const BYTES_BEFORE_YIELD: u64 = 1 << 20;
 /// How long a client may take none of a small answer.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a connection may idle between requests.
@@ -41,5 +46,6 @@ pub const LONG_POOL_NICENESS: i32 = 10;
 /// How often idle uploads are looked for.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
+const _: () = assert!(BUFFER_HELD.as_millis() < SILENT_BEFORE_PAUSE.as_millis());
 const _: () = assert!(CHUNKED_SPARE_BYTES_MIN < BUFFER_BYTES);
 const _: () = assert!(SEND_STEP_BYTES <= READ_AHEAD_BYTES);

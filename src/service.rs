@@ -83,12 +83,25 @@ pub trait BodySink<F> {
     fn resume(&mut self) -> impl Future<Output = Result<(), Response<F>>>;
     /// Bytes have come, though not a buffer full yet.
     fn progressed(&mut self);
+    /// What others wait for while this body, being slow, holds it. Asked with `spare` being out,
+    /// whenever the client lets the server wait.
+    fn wanted_by_others(&mut self) -> Wanted;
     /// How long a client may be silent before it is given up.
     fn patience(&self) -> Duration;
     /// The body is complete.
     fn finish(self) -> impl Future<Output = Response<F>>;
     /// The body will not be completed: the client left, or an error has been answered.
     fn abandon(self) -> impl Future<Output = ()>;
+}
+
+/// What a body holds that others wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Nothing,
+    /// The buffer: it is to be poured as it is, and another taken when there is more.
+    Buffer,
+    /// The place among the uploads too: to be paused as after a long silence.
+    Place,
 }
 
 /// An answer: a head, and what follows it.

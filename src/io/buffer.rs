@@ -147,6 +147,11 @@ impl BufferPool {
         })
     }
 
+    /// Somebody waits for a buffer.
+    pub fn is_wanted(&self) -> bool {
+        self.shelf.returned.total_listeners() > 0
+    }
+
     /// An empty buffer, as soon as there is one. Safe to drop.
     pub async fn take(&self) -> Buffer {
         loop {

@@ -10,14 +10,12 @@ use super::error::RegistryError;
 use super::{Answer, Registry, Taken};
 use crate::http1::{ChunkRange, ResponseHead};
 use crate::io::{Buffer, Io, Moment};
+use crate::limits::{BUFFER_HELD, BYTES_BEFORE_YIELD, SILENT_BEFORE_YIELD};
 use crate::oci::{Algorithm, Digest, RepositoryName};
-use crate::service::{BodySink, Intake, Request, Response};
+use crate::service::{BodySink, Intake, Request, Response, Wanted};
 use crate::store::uploads::Intent;
 use crate::store::{StoreError, UploadId, UploadWriter};
 use crate::telemetry::{InFlight, RouteClass};
-
-/// A client silent for so long lets others upload meanwhile.
-const SLOT_KEPT: Duration = Duration::from_secs(10);
 
 impl<I: Io> Registry<I> {
     /// end-4, end-11: opens a session, or takes a whole blob with `?digest=`.
@@ -127,6 +125,7 @@ impl<I: Io> Registry<I> {
             goal,
             announced,
             received: 0,
+            pace: Pace::new(self.store.io().now()),
             begun: self.store.io().now(),
             _in_flight: in_flight,
         }))
@@ -253,8 +252,31 @@ pub struct UploadBody<I: Io> {
     /// The length that `Content-Range` promised.
     announced: Option<u64>,
     received: u64,
+    pace: Pace,
     begun: Moment,
     _in_flight: InFlight,
+}
+
+/// How fast a body has been coming, as far as it matters to those who wait.
+struct Pace {
+    /// Since when the present buffer has been out.
+    buffer_since: Moment,
+    /// The buffer before was not filled in time.
+    is_slow: bool,
+    /// The present span of the place among the uploads, and what had come before it.
+    span_since: Moment,
+    span_received: u64,
+}
+
+impl Pace {
+    fn new(now: Moment) -> Self {
+        Self {
+            buffer_since: now,
+            is_slow: false,
+            span_since: now,
+            span_received: 0,
+        }
+    }
 }
 
 impl<I: Io> UploadBody<I> {
@@ -345,11 +367,14 @@ impl<I: Io> UploadBody<I> {
 
 impl<I: Io> BodySink<I::File> for UploadBody<I> {
     async fn spare(&mut self) -> Buffer {
-        self.registry.buffers.take().await
+        let buffer = self.registry.buffers.take().await;
+        self.pace.buffer_since = self.registry.store.io().now();
+        buffer
     }
 
     async fn pour(&mut self, filled: Buffer) -> Result<(), Answer<I>> {
         self.received += filled.len() as u64;
+        self.pace.is_slow &= filled.len() < filled.capacity() / 2;
         let Some(writer) = &mut self.writer else {
             return Err(self.refuse(StoreError::Fenced));
         };
@@ -360,7 +385,7 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
     }
 
     async fn pause(&mut self, silent: Duration) -> Result<(), Answer<I>> {
-        if silent >= SLOT_KEPT {
+        if silent >= SILENT_BEFORE_YIELD {
             self.slot = None;
         }
         let Some(writer) = &mut self.writer else {
@@ -376,7 +401,11 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
         self.progressed();
         if self.slot.is_none() {
             match self.registry.take_slot().await {
-                Ok(slot) => self.slot = Some(slot),
+                Ok(slot) => {
+                    self.slot = Some(slot);
+                    self.pace.span_since = self.registry.store.io().now();
+                    self.pace.span_received = self.received;
+                }
                 Err(error) => return Err(self.registry.refusal(self.route(), error)),
             }
         }
@@ -387,6 +416,26 @@ impl<I: Io> BodySink<I::File> for UploadBody<I> {
         if let Some(writer) = &self.writer {
             writer.progressed();
         }
+    }
+
+    fn wanted_by_others(&mut self) -> Wanted {
+        let now = self.registry.store.io().now();
+        let pace = &mut self.pace;
+        if now.since(pace.span_since) >= SILENT_BEFORE_YIELD {
+            let came = self.received - pace.span_received;
+            (pace.span_since, pace.span_received) = (now, self.received);
+            // All places taken stands for somebody waiting: where nobody does, the place is
+            // there to be taken again.
+            let all_taken = self.registry.slots.try_acquire().is_none();
+            if came < BYTES_BEFORE_YIELD && self.slot.is_some() && all_taken {
+                return Wanted::Place;
+            }
+        }
+        pace.is_slow |= now.since(pace.buffer_since) >= BUFFER_HELD;
+        if pace.is_slow && self.registry.buffers.is_wanted() {
+            return Wanted::Buffer;
+        }
+        Wanted::Nothing
     }
 
     fn patience(&self) -> Duration {

@@ -26,7 +26,7 @@ use crate::limits::{
     RESIDENCE_TRUSTED, SEND_STEP_BYTES, SEND_STEPS_PER_TURN, SILENT_BEFORE_PAUSE,
     SILENT_BEFORE_YIELD,
 };
-use crate::service::{BodySink, Gather, Intake, Payload, Request, Response, Service};
+use crate::service::{BodySink, Gather, Intake, Payload, Request, Response, Service, Wanted};
 use crate::telemetry::{CoreMetrics, RouteClass};
 
 /// What the connections of one core share.
@@ -409,26 +409,40 @@ where
         Ok(end)
     }
 
-    /// Waits for more of a body. One that is silent is poured, made durable, and its buffer lent
-    /// to others meanwhile.
+    /// Waits for more of a body. One that is silent, or slow while others wait, is poured, and its
+    /// buffer lent to others meanwhile; silence for longer makes it durable and frees its place.
     async fn await_body<K: BodySink<I::File>>(
         &mut self,
         sink: &mut K,
         buffer: Buffer,
     ) -> Result<Buffer, Poured<I::File>> {
         let silent_since = self.parts.io.now();
-        match self.wait_readable(silent_since + SILENT_BEFORE_PAUSE).await {
-            Ok(Waited::Ready) => return Ok(buffer),
-            Ok(Waited::Stopping) | Err(Over) => return Err(self.leave(sink, buffer).await),
-            Ok(Waited::TooLong) => {}
+        let wanted = sink.wanted_by_others();
+        if wanted == Wanted::Nothing {
+            match self.wait_readable(silent_since + SILENT_BEFORE_PAUSE).await {
+                Ok(Waited::Ready) => return Ok(buffer),
+                Ok(Waited::Stopping) | Err(Over) => return Err(self.leave(sink, buffer).await),
+                Ok(Waited::TooLong) => {}
+            }
         }
         if !buffer.is_empty() {
             sink.pour(buffer).await.map_err(Poured::Refused)?;
         } else {
             drop(buffer);
         }
+        if wanted == Wanted::Buffer {
+            match self.wait_readable(silent_since + SILENT_BEFORE_PAUSE).await {
+                Ok(Waited::Ready) => return Ok(sink.spare().await),
+                Ok(Waited::Stopping) | Err(Over) => return Err(Poured::Left),
+                Ok(Waited::TooLong) => {}
+            }
+        }
         let patience = sink.patience();
-        for silent in [SILENT_BEFORE_PAUSE, SILENT_BEFORE_YIELD] {
+        let pauses: &[Duration] = match wanted {
+            Wanted::Place => &[SILENT_BEFORE_YIELD],
+            Wanted::Nothing | Wanted::Buffer => &[SILENT_BEFORE_PAUSE, SILENT_BEFORE_YIELD],
+        };
+        for &silent in pauses {
             sink.pause(silent).await.map_err(Poured::Refused)?;
             let until = match silent {
                 SILENT_BEFORE_PAUSE => SILENT_BEFORE_YIELD.min(patience),

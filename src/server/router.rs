@@ -3,7 +3,7 @@
 use crate::admin::{self, Admin};
 use crate::io::Io;
 use crate::registry::{Registry, UploadBody};
-use crate::service::{BodySink, Intake, Request, Response, Service};
+use crate::service::{BodySink, Intake, Request, Response, Service, Wanted};
 
 /// What the main port serves.
 pub struct MainPort<I: Io> {
@@ -60,6 +60,10 @@ impl<F> BodySink<F> for NoSink {
     }
 
     fn progressed(&mut self) {
+        match *self {}
+    }
+
+    fn wanted_by_others(&mut self) -> Wanted {
         match *self {}
     }
 
