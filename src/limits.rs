@@ -29,6 +29,13 @@ pub const BUFFER_HELD: Duration = Duration::from_millis(100);
 /// While the uploads are as many as may be, one must bring so much in each
 /// [`SILENT_BEFORE_YIELD`] or go to the end of the queue.
 pub const BYTES_BEFORE_YIELD: u64 = 1 << 20;
+/// Of a body that is read whole, so much is held for everybody; more needs one of
+/// [`GATHERS_PER_CORE_MAX`].
+pub const GATHER_BYTES_FREE: usize = 64 << 10;
+/// Bodies of one core that are read whole at once and are larger than [`GATHER_BYTES_FREE`].
+pub const GATHERS_PER_CORE_MAX: usize = 8;
+/// How long a body that is read whole may take from its first byte to its last.
+pub const GATHER_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take none of a small answer.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a connection may idle between requests.

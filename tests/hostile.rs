@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use support::http::{Connection, push_noise};
 use support::noise::Noise;
 use support::server::Plan;
-use support::{MIB, scratch};
+use support::{MIB, proc_facts, scratch};
 
 /// What `work` does again and again until this is dropped.
 struct Meanwhile {
@@ -188,4 +188,38 @@ fn an_upload_that_trickles_lets_others_have_its_place() {
     println!("  waited {:.1} s for the place", waited.as_secs_f64());
     drop(trickling);
     assert!(waited < Duration::from_secs(15), "{waited:?}");
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn manifests_that_never_end_are_held_within_a_bound() {
+    const UNFINISHED: usize = 60;
+    let folder = scratch("manifests");
+    let server = Plan::new(&folder.path().join("oci"))
+        .set("CONTROLLER_CORES", "1")
+        .start();
+    let address = server.address;
+    let content = vec![b' '; 4 * MIB as usize - 1024];
+    let bodies: Vec<_> = (0..UNFINISHED)
+        .map(|_| {
+            let mut body = begin_body(address, "PUT", "/v2/tools/a/manifests/x", 4 * MIB);
+            let patience = Some(Duration::from_millis(200));
+            body.stream()
+                .set_write_timeout(patience)
+                .expect("a timeout");
+            // One that is not read from cannot send it all.
+            let _ = body.send(&content);
+            body
+        })
+        .collect();
+    let high_water = proc_facts::memory_bytes(server.pid(), "VmHWM");
+    println!("  {} MiB with {UNFINISHED} of them", high_water / MIB);
+    assert!(high_water < 100 * MIB, "{high_water} bytes");
+    // A manifest as they are is answered meanwhile.
+    let asked = Instant::now();
+    Connection::open(address)
+        .ask("PUT", "/v2/tools/a/manifests/x", &[], b"{}")
+        .expect(400);
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    drop(bodies);
 }

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_lock::Semaphore;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::StatusCode;
@@ -22,9 +23,9 @@ use crate::http1::exchange::Linger;
 use crate::http1::{After, BodyError, BodyFraming, Exchange, HeadError, ResponseHead, http_date};
 use crate::io::{Buffer, File, Io, Moment, Stream};
 use crate::limits::{
-    ANSWER_PATIENCE, CHUNKED_SPARE_BYTES_MIN, HEAD_READ_BYTES, KEEP_ALIVE_IDLE, READ_AHEAD_BYTES,
-    RESIDENCE_TRUSTED, SEND_STEP_BYTES, SEND_STEPS_PER_TURN, SILENT_BEFORE_PAUSE,
-    SILENT_BEFORE_YIELD,
+    ANSWER_PATIENCE, CHUNKED_SPARE_BYTES_MIN, GATHER_BYTES_FREE, GATHER_TIME_MAX,
+    GATHERS_PER_CORE_MAX, HEAD_READ_BYTES, KEEP_ALIVE_IDLE, READ_AHEAD_BYTES, RESIDENCE_TRUSTED,
+    SEND_STEP_BYTES, SEND_STEPS_PER_TURN, SILENT_BEFORE_PAUSE, SILENT_BEFORE_YIELD,
 };
 use crate::service::{BodySink, Gather, Intake, Payload, Request, Response, Service, Wanted};
 use crate::telemetry::{CoreMetrics, RouteClass};
@@ -37,6 +38,8 @@ pub struct Parts<I: Io, V> {
     /// How long a head may take to arrive once its first byte has.
     pub read_timeout: Duration,
     pub stop: Stop,
+    /// Turns to hold a larger body whole.
+    gathers: Semaphore,
     scratch: RefCell<Vec<u8>>,
     date: RefCell<(u64, Rc<str>)>,
 }
@@ -55,6 +58,7 @@ impl<I: Io, V> Parts<I, V> {
             metrics,
             read_timeout,
             stop,
+            gathers: Semaphore::new(GATHERS_PER_CORE_MAX),
             scratch: RefCell::new(vec![0; HEAD_READ_BYTES]),
             date: RefCell::new((0, Rc::from(""))),
         }
@@ -220,32 +224,67 @@ where
 
     /// Reads a small body whole.
     async fn gather(&mut self, gather: Gather<I::File>) -> Result<Option<Response<I::File>>, Over> {
+        let parts = self.parts.clone();
         let mut body = Vec::new();
+        // Held until the answer is known: as long as the body is.
+        let mut turn = None;
         self.invite_body().await?;
+        let mut ends_by = parts.io.now() + GATHER_TIME_MAX;
         loop {
-            match self.exchange.receive_body(&self.unread) {
-                Ok(decoded) => {
-                    if body.len() + decoded.data.len() > gather.bytes_max {
-                        return Ok(Some(gather.too_large));
-                    }
-                    body.extend_from_slice(&self.unread[decoded.data]);
-                    self.consume(decoded.consumed);
-                    if decoded.end {
-                        break;
-                    }
-                }
+            match self.gather_unread(&mut body, gather.bytes_max) {
+                Ok(Gathered::All) => break,
+                Ok(Gathered::Part) => {}
+                Ok(Gathered::TooMuch) => return Ok(Some(gather.too_large)),
                 Err(error) => return Ok(Some(refused_body(error))),
             }
-            if self.unread.is_empty() {
-                let deadline = self.parts.io.now() + ANSWER_PATIENCE;
-                match self.read_more(deadline).await? {
-                    Waited::Ready => {}
-                    Waited::Stopping | Waited::TooLong => return Ok(None),
+            if body.len() > GATHER_BYTES_FREE && turn.is_none() {
+                let too_long = pin!(parts.io.sleep_until(parts.io.now() + GATHER_TIME_MAX));
+                match select(pin!(parts.gathers.acquire()), too_long).await {
+                    Either::Left((taken, _)) => turn = Some(taken),
+                    Either::Right(_) => {
+                        return Ok(Some(refusal(
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            "too many large bodies at once",
+                        )));
+                    }
                 }
+                ends_by = parts.io.now() + GATHER_TIME_MAX;
+            }
+            let deadline = ends_by.min(parts.io.now() + ANSWER_PATIENCE);
+            match self.read_more(deadline).await? {
+                Waited::Ready => {}
+                Waited::Stopping | Waited::TooLong => return Ok(None),
+            }
+            // A client that sends as fast as this is read is one of many.
+            if !self.has_waited.replace(false) {
+                yield_now().await;
             }
         }
         let then = gather.then;
         Ok(Some(then(Bytes::from(body)).await))
+    }
+
+    /// Takes the content of what has been received into `body`, which may hold `bytes_max`.
+    fn gather_unread(
+        &mut self,
+        body: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<Gathered, BodyError> {
+        let mut consumed = 0;
+        let mut end = self.exchange.body_is_at_end();
+        while consumed < self.unread.len() && !end {
+            let rest = &self.unread[consumed..];
+            let decoded = self.exchange.receive_body(rest)?;
+            consumed += decoded.consumed;
+            if body.len() + decoded.data.len() > bytes_max {
+                self.consume(consumed);
+                return Ok(Gathered::TooMuch);
+            }
+            body.extend_from_slice(&rest[decoded.data]);
+            end = decoded.end;
+        }
+        self.consume(consumed);
+        Ok(if end { Gathered::All } else { Gathered::Part })
     }
 
     /// Hands a large body over, buffer by buffer.
@@ -701,6 +740,13 @@ enum Poured<F> {
     All,
     Refused(Response<F>),
     Left,
+}
+
+/// How much of a body is there.
+enum Gathered {
+    All,
+    Part,
+    TooMuch,
 }
 
 /// Why filling a buffer stopped.
