@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use support::http::{Connection, push_noise};
+use support::http::{Connection, basic, push_noise};
 use support::noise::Noise;
 use support::server::Plan;
-use support::{MIB, proc_facts, scratch};
+use support::{MIB, proc_facts, scratch, tool};
 
 /// What `work` does again and again until this is dropped.
 struct Meanwhile {
@@ -222,4 +222,62 @@ fn manifests_that_never_end_are_held_within_a_bound() {
         .expect(400);
     assert!(asked.elapsed() < Duration::from_secs(1));
     drop(bodies);
+}
+
+/// Answers to `count` requests that are sent before the first is answered.
+fn statuses_at_once(
+    address: SocketAddr,
+    count: usize,
+    login: impl Fn(usize) -> String,
+) -> Vec<u16> {
+    let mut asked: Vec<_> = (0..count)
+        .map(|index| {
+            let mut connection = Connection::open(address);
+            connection
+                .send_head("GET", "/v2/", &[("Authorization", &login(index))])
+                .expect("head sent");
+            connection
+        })
+        .collect();
+    let answers = asked.iter_mut().map(|connection| connection.read_head());
+    answers
+        .map(|head| head.expect("an answer").status)
+        .collect()
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn logins_that_come_all_at_once_cost_what_a_few_do() {
+    let folder = scratch("logins");
+    let line =
+        tool::run(tool::command("htpasswd", folder.path()).args(["-BbnC10", "admin", "secret"]));
+    let file = folder.path().join("registry.htpasswd");
+    std::fs::write(&file, line).expect("the scratch folder is ours");
+    let plan = Plan::new(&folder.path().join("oci"))
+        .set("REGISTRY_AUTH_MODE", "htpasswd")
+        .set("REGISTRY_HTPASSWD_FILE", file.to_string_lossy());
+    let server = plan.start();
+    // A room that starts with one login: none of it is refused.
+    let begun = Instant::now();
+    let nodes = statuses_at_once(server.address, 100, |_| basic("admin", "secret"));
+    println!("  100 nodes after {} ms", begun.elapsed().as_millis());
+    assert!(nodes.iter().all(|status| *status == 200), "{nodes:?}");
+    // One that guesses is looked at a few times, and then told to wait.
+    let begun = Instant::now();
+    let guesses = statuses_at_once(server.address, 300, |guess| {
+        basic("admin", &guess.to_string())
+    });
+    let looked_at = guesses.iter().filter(|status| **status == 401).count();
+    println!(
+        "  300 guesses after {} ms, {looked_at} looked at",
+        begun.elapsed().as_millis()
+    );
+    assert!(
+        looked_at < 30 && guesses.iter().all(|status| [401, 429].contains(status)),
+        "{guesses:?}"
+    );
+    assert_eq!(
+        statuses_at_once(server.address, 1, |_| basic("admin", "secret")),
+        [200]
+    );
 }

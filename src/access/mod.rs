@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_lock::{Semaphore, SemaphoreGuard};
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -25,6 +26,8 @@ use throttle::Throttle;
 use verified::{Fingerprint, Key, Verified};
 
 const HTPASSWD_BYTES_MAX: u64 = 16 << 20;
+/// Passwords compared at a time; see [`Access::turn`].
+const COMPARISONS_MAX: usize = 2;
 const CHALLENGE: &str = r#"Basic realm="Shoal Registry""#;
 
 /// What access is told by its owner.
@@ -80,8 +83,8 @@ impl Grant {
 pub enum Decision {
     Granted(Grant),
     Refused(Refusal),
-    /// The password has not been seen before: run [`Pending::verify`] off the cores, then
-    /// [`Access::complete`].
+    /// The password has not been seen before: wait for a [`turn`](Access::turn), ask again, and
+    /// if it still has not, run [`Pending::verify`] off the cores, then [`Access::complete`].
     Pending(Pending),
 }
 
@@ -200,6 +203,7 @@ impl std::error::Error for AccessError {}
 pub struct Access {
     config: AccessConfig,
     key: Key,
+    comparisons: Semaphore,
     /// Held for a look-up, never while something is hashed.
     state: Mutex<State>,
 }
@@ -225,6 +229,7 @@ impl Access {
         Ok(Self {
             config,
             key: Key::new(key),
+            comparisons: Semaphore::new(COMPARISONS_MAX),
             state: Mutex::new(state),
         })
     }
@@ -268,6 +273,15 @@ impl Access {
             is_known,
             fingerprint,
         })
+    }
+
+    /// Waits until a password may be compared, in the order of asking.
+    ///
+    /// Passwords that come all at once would otherwise all be compared before the first of them
+    /// has counted: a guesser's, however many, and those of a hundred nodes that start together
+    /// with one login.
+    pub async fn turn(&self) -> SemaphoreGuard<'_> {
+        self.comparisons.acquire().await
     }
 
     /// Decides by what the comparison came to.

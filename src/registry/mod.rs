@@ -151,7 +151,14 @@ impl<I: Io> Registry<I> {
     /// computed off the cores.
     async fn authorize(&self, request: &Request, permission: Permission) -> Result<(), Refusal> {
         let header = request.head.header("authorization");
-        match self.access.authorize(header, permission, request.client) {
+        let decide = || self.access.authorize(header, permission, request.client);
+        let mut decision = decide();
+        let mut _turn = None;
+        if let Decision::Pending(_) = decision {
+            _turn = Some(self.access.turn().await);
+            decision = decide();
+        }
+        match decision {
             Decision::Granted(_) => Ok(()),
             Decision::Refused(refusal) => Err(refusal),
             Decision::Pending(pending) => {
