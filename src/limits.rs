@@ -42,6 +42,8 @@ pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(600);
 /// Descriptors left to files and the like when connections are counted.
 pub const DESCRIPTORS_RESERVED: u64 = 512;
+/// Connections to the metrics port: few ask there, and what they hold is taken from the registry's.
+pub const METRICS_CONNECTIONS_MAX: u64 = 64;
 /// Fewer open files than this and the start warns.
 pub const DESCRIPTORS_WANTED: u64 = 4096;
 /// Threads for names, folder syncs and small files.
@@ -53,6 +55,7 @@ pub const LONG_POOL_NICENESS: i32 = 10;
 /// How often idle uploads are looked for.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
+const _: () = assert!(METRICS_CONNECTIONS_MAX < DESCRIPTORS_RESERVED);
 const _: () = assert!(BUFFER_HELD.as_millis() < SILENT_BEFORE_PAUSE.as_millis());
 const _: () = assert!(CHUNKED_SPARE_BYTES_MIN < BUFFER_BYTES);
 const _: () = assert!(SEND_STEP_BYTES <= READ_AHEAD_BYTES);

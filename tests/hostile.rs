@@ -281,3 +281,25 @@ fn logins_that_come_all_at_once_cost_what_a_few_do() {
         [200]
     );
 }
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn connections_to_the_metrics_port_leave_the_registry_its_descriptors() {
+    let folder = scratch("metrics");
+    let server = Plan::new(&folder.path().join("oci")).start();
+    let files = |pid: u32| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        open.expect("our own child").count()
+    };
+    let before = files(server.pid());
+    let idle: Vec<_> = (0..500)
+        .map(|_| Connection::open(server.metrics_address))
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let taken = files(server.pid()) - before;
+    println!("  {} idle connections take {taken} descriptors", idle.len());
+    assert!(taken < 200, "{taken}");
+    drop(idle);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(server.counter("registry_inflight_uploads", &[]), 0);
+}

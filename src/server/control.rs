@@ -19,7 +19,7 @@ use crate::admin::Admin;
 use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringListener};
 use crate::io::{Io, Listener};
-use crate::limits::EXPIRY_INTERVAL;
+use crate::limits::{EXPIRY_INTERVAL, METRICS_CONNECTIONS_MAX};
 use crate::store::{Shared, Store};
 use crate::telemetry::Telemetry;
 
@@ -28,6 +28,9 @@ const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for the last `index.json`.
 const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait when as many connections ask for metrics as may.
+const FULL_POLL: Duration = Duration::from_millis(100);
 
 /// What the control plane works with.
 pub struct Control {
@@ -72,6 +75,11 @@ impl Control {
             match select(accept, stopping).await {
                 Either::Left((Ok((stream, peer)), _)) => {
                     io.spawn(connection::serve(parts.clone(), stream, peer.ip()));
+                    while parts.metrics.open_connections() >= METRICS_CONNECTIONS_MAX
+                        && !self.stop.is_raised()
+                    {
+                        io.sleep_until(io.now() + FULL_POLL).await;
+                    }
                 }
                 Either::Left((Err(error), _)) => {
                     tracing::warn!(%error, "cannot accept connections to /metrics now");

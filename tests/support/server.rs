@@ -26,7 +26,7 @@ pub struct Plan {
 /// A running server. Dropping it kills it.
 pub struct Server {
     pub address: SocketAddr,
-    metrics_address: SocketAddr,
+    pub metrics_address: SocketAddr,
     process: Child,
     log: PathBuf,
 }
