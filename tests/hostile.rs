@@ -303,3 +303,27 @@ fn connections_to_the_metrics_port_leave_the_registry_its_descriptors() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(server.counter("registry_inflight_uploads", &[]), 0);
 }
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn a_stop_reaches_every_one_of_many_idle_connections() {
+    let folder = scratch("stop-many");
+    let mut server = Plan::new(&folder.path().join("oci")).start();
+    let idle: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut connection = Connection::open(server.address);
+            connection.ask("GET", "/v2/", &[], b"").expect(200);
+            connection
+        })
+        .collect();
+    let asked = Instant::now();
+    server.ask_to_stop();
+    let status = server.wait_for_end(Duration::from_secs(30));
+    println!(
+        "  {} of them: {} ms",
+        idle.len(),
+        asked.elapsed().as_millis()
+    );
+    assert!(status.success(), "{status}");
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}

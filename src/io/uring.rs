@@ -32,6 +32,9 @@ const PAGE_BYTES: u64 = 4096;
 const PROBE_STEP_BYTES: usize = 128 << 10;
 const BACKLOG: i32 = 4096;
 const RING_ENTRIES: u32 = 1024;
+/// Tasks of a thread that others may have woken before it looks; beyond it they wait for it, some
+/// with a lock in hand.
+const WOKEN_BY_OTHERS_MAX: usize = 8192;
 
 /// Which of its drivers the runtime uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +176,7 @@ impl UringIo {
     ) -> io::Result<F::Output> {
         let runtime = RuntimeBuilder::new()
             .with_proactor(proactor(driver.kind()))
+            .sync_queue_size(WOKEN_BY_OTHERS_MAX)
             .build()?;
         Ok(runtime.block_on(main(UringIo { pools })))
     }

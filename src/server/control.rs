@@ -62,12 +62,13 @@ impl Control {
         ));
         io.spawn(watch_passwords(io.clone(), self.access.clone()));
         let listener = UringListener::from_socket(socket)?;
+        let stop_here = self.stop.for_thread();
         let parts = Rc::new(Parts::new(
             io.clone(),
             MetricsPort { admin: self.admin },
             self.telemetry.unlisted(),
             self.read_timeout,
-            self.stop.clone(),
+            stop_here.clone(),
         ));
         loop {
             let accept = std::pin::pin!(listener.accept());
@@ -88,6 +89,7 @@ impl Control {
                 Either::Right(_) => break,
             }
         }
+        stop_here.pass_on();
         // The folder is left with all that other tools read in it.
         let deadline = io.now() + VIEW_PATIENCE;
         while !view_ended.get() && io.now() < deadline {

@@ -120,12 +120,13 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
         admin: parts.admin,
     };
     let stop = parts.stop;
+    let stop_here = stop.for_thread();
     let shared = Rc::new(Parts::new(
         io.clone(),
         service,
         metrics.clone(),
         parts.read_timeout,
-        stop.clone(),
+        stop_here.clone(),
     ));
     loop {
         let arrived = {
@@ -142,6 +143,7 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
             Err(error) => tracing::debug!(%error, "a connection ended before it began"),
         }
     }
+    stop_here.pass_on();
     let deadline = stop
         .deadline()
         .expect("the loop ends when stopping has begun");

@@ -1,4 +1,8 @@
 //! The one signal that everything with a loop listens to: stop, and by when.
+//!
+//! A thread is told once and tells its own tasks. Waking a task of another thread goes through a
+//! queue of that thread which may be full, and whoever wakes then waits with the list of listeners
+//! locked; the tasks that were woken want that lock, and nobody empties the queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,27 +15,35 @@ use crate::io::Moment;
 /// Shared by all threads; clones are the same signal.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    state: Arc<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
     /// Milliseconds of the deadline on the monotonic clock, plus one; 0 while nobody stops.
-    deadline: AtomicU64,
-    raised: Event,
+    deadline: Arc<AtomicU64>,
+    raised: Arc<Event>,
 }
 
 impl Stop {
     /// Asks everyone to stop; transfers may go on until `deadline`.
     pub fn raise(&self, deadline: Moment) {
         let millis = deadline.since_start().as_millis() as u64 + 1;
-        self.state.deadline.store(millis, Ordering::SeqCst);
-        self.state.raised.notify(usize::MAX);
+        self.deadline.store(millis, Ordering::SeqCst);
+        self.raised.notify(usize::MAX);
+    }
+
+    /// The same signal for the tasks of one thread, which hear of it by [`pass_on`](Self::pass_on).
+    pub fn for_thread(&self) -> Self {
+        Self {
+            deadline: self.deadline.clone(),
+            raised: Arc::default(),
+        }
+    }
+
+    /// Tells the tasks of the calling thread what it has been told.
+    pub fn pass_on(&self) {
+        self.raised.notify(usize::MAX);
     }
 
     /// By when transfers end, once stopping has begun.
     pub fn deadline(&self) -> Option<Moment> {
-        match self.state.deadline.load(Ordering::SeqCst) {
+        match self.deadline.load(Ordering::SeqCst) {
             0 => None,
             millis => Some(Moment::from_start(Duration::from_millis(millis - 1))),
         }
@@ -42,7 +54,7 @@ impl Stop {
     }
 
     pub fn listen(&self) -> EventListener {
-        self.state.raised.listen()
+        self.raised.listen()
     }
 
     /// Resolves when stopping begins. Safe to drop.
