@@ -1,6 +1,6 @@
 //! The registry that machines are born from.
 //!
-//! Modules in dependency order; arrows never turn back (`tests/tidy.rs` holds the table):
+//! The modules; arrows never turn back (`tests/tidy.rs` holds the table):
 //!
 //! ```text
 //! main ─▶ server ─▶ registry ─▶ store ─▶ hash ─▶ oci

@@ -3,16 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use provisioner_controller::access::{Access, AccessConfig, Decision, Permission};
+use provisioner_controller::access::{Access, Decision, Permission};
+use provisioner_controller::config::AccessConfig;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SECRET: &str = "Basic YWRtaW46c2VjcmV0"; // admin:secret
 const OTHER: &str = "Basic YWRtaW46b3RoZXI="; // admin:other
 
 fn open(path: &Path) -> Result<Access, String> {
-    let config = AccessConfig {
-        required: true,
-        user: None,
+    let config = AccessConfig::Login {
+        basic: None,
         htpasswd_file: Some(path.to_owned()),
         anonymous_pull: false,
     };

@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
+use provisioner_controller::config::StoreConfig;
 use provisioner_controller::io::{Buffer, File};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
 use provisioner_controller::store::uploads::{FLUSH_STEP_BYTES, Intent};
-use provisioner_controller::store::{Store, StoreConfig, StoreError, UploadId};
+use provisioner_controller::store::{Store, StoreError, UploadId};
 
 use simulator::disk::{IO_ERROR, STORAGE_FULL};
 use simulator::promise::Promise;
@@ -550,7 +551,7 @@ fn empty_disk(seed: u64) -> Disk {
 }
 
 async fn open(io: SimulatedIo) -> Result<SimulatedStore, StoreError> {
-    Store::open(io, Path::new(ROOT), StoreConfig::default()).await
+    Store::open(io, StoreConfig::new(ROOT)).await
 }
 
 /// The clients push to the store at the same time, sharing blobs, in repositories of their own.

@@ -8,12 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use provisioner_controller::config::StoreConfig;
 use provisioner_controller::io::{Buffer, File, Io};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
 use provisioner_controller::store::uploads::Intent;
-use provisioner_controller::store::{Store, StoreConfig, StoreError, UploadId, UploadWriter};
+use provisioner_controller::store::{Store, StoreError, UploadId, UploadWriter};
 
 use simulator::disk::{IO_ERROR, STORAGE_FULL};
 use simulator::{Disk, SimulatedIo, World};
@@ -42,7 +43,7 @@ fn sha256(content: &[u8]) -> Digest {
 }
 
 async fn open(world: &World) -> SimulatedStore {
-    Store::open(world.io(), Path::new(ROOT), StoreConfig::default())
+    Store::open(world.io(), StoreConfig::new(ROOT))
         .await
         .expect("open() finishes by itself")
 }

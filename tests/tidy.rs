@@ -21,12 +21,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("oci", &[]),
     ("http1", &[]),
     ("io", &[]),
+    // Values alone: a part takes its own piece of it and never the whole.
     ("config", &[]),
     ("telemetry", &[]),
     ("hash", &["oci"]),
     ("service", &["http1", "io", "telemetry"]),
-    ("store", &["oci", "hash", "io", "telemetry"]),
-    ("access", &["oci", "http1", "io", "telemetry"]),
+    ("store", &["oci", "hash", "io", "config", "telemetry"]),
+    ("access", &["oci", "http1", "io", "config", "telemetry"]),
     // `io` only for the type parameter of `Registry<I: Io>`: the registry touches no file.
     (
         "registry",
@@ -34,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "oci",
             "http1",
             "io",
+            "config",
             "service",
             "store",
             "access",

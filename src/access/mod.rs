@@ -19,6 +19,7 @@ use async_lock::{Semaphore, SemaphoreGuard};
 use bytes::Bytes;
 use http::StatusCode;
 
+use crate::config::{AccessConfig, BasicLogin, BasicSecret};
 use crate::io::system_moment;
 use crate::io::uring::{self, Stamp};
 use credentials::{LineError, PasswordHash, Users, parse_basic, parse_htpasswd};
@@ -29,31 +30,6 @@ const HTPASSWD_BYTES_MAX: u64 = 16 << 20;
 /// Passwords compared at a time; see [`Access::turn`].
 const COMPARISONS_MAX: usize = 2;
 const CHALLENGE: &str = r#"Basic realm="Shoal Registry""#;
-
-/// What access is told by its owner.
-#[derive(Debug, Clone, Default)]
-pub struct AccessConfig {
-    /// `false`: everybody may do everything.
-    pub required: bool,
-    /// A user of the environment and what their password is compared to.
-    pub user: Option<(String, Secret)>,
-    pub htpasswd_file: Option<PathBuf>,
-    /// Pull without login; all else still asks for one, the ping too.
-    pub anonymous_pull: bool,
-}
-
-/// The password of a user of the environment.
-#[derive(Clone)]
-pub enum Secret {
-    Password(String),
-    Hash(String),
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(..)")
-    }
-}
 
 /// What a request wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,7 +177,89 @@ impl std::error::Error for AccessError {}
 
 /// The one who decides; shared by all cores.
 pub struct Access {
-    config: AccessConfig,
+    /// `None`: everybody may do everything.
+    login: Option<Login>,
+}
+
+impl Access {
+    /// Reads the users. `key` is random and for this process alone.
+    pub fn open(config: AccessConfig, key: [u8; 32]) -> Result<Self, AccessError> {
+        let login = match config {
+            AccessConfig::Open => None,
+            AccessConfig::Login {
+                basic,
+                htpasswd_file,
+                anonymous_pull,
+            } => {
+                let source = Source {
+                    basic,
+                    htpasswd_file,
+                };
+                let (users, stamp) = source.read()?;
+                let state = State {
+                    users: Arc::new(users),
+                    stamp,
+                    verified: Verified::default(),
+                    throttle: Throttle::default(),
+                };
+                Some(Login {
+                    source,
+                    anonymous_pull,
+                    key: Key::new(key),
+                    comparisons: Semaphore::new(COMPARISONS_MAX),
+                    state: Mutex::new(state),
+                })
+            }
+        };
+        Ok(Self { login })
+    }
+
+    /// Decides by the `Authorization` header, as far as that costs nothing.
+    pub fn authorize(
+        &self,
+        header: Option<&str>,
+        permission: Permission,
+        client: IpAddr,
+    ) -> Decision {
+        match &self.login {
+            None => Decision::Granted(Grant { user: None }),
+            Some(login) => login.authorize(header, permission, client),
+        }
+    }
+
+    /// Waits until a password may be compared, in the order of asking.
+    ///
+    /// Passwords that come all at once would otherwise all be compared before the first of them
+    /// has counted: a guesser's, however many, and those of a hundred nodes that start together
+    /// with one login.
+    pub async fn turn(&self) -> Option<SemaphoreGuard<'_>> {
+        match &self.login {
+            None => None,
+            Some(login) => Some(login.comparisons.acquire().await),
+        }
+    }
+
+    /// Decides by what the comparison came to.
+    pub fn complete(&self, verdict: Verdict, client: IpAddr) -> Result<Grant, Refusal> {
+        match &self.login {
+            None => Ok(Grant { user: None }),
+            Some(login) => login.complete(verdict, client),
+        }
+    }
+
+    /// Takes a changed file up; one that cannot be read leaves the users as they are. Blocks.
+    pub fn reload_if_changed(&self) {
+        if let Some(login) = &self.login {
+            login.reload_if_changed();
+        }
+    }
+}
+
+/// What is known where a login is wanted.
+struct Login {
+    source: Source,
+    /// Pull without login; all else still asks for one, the ping too.
+    anonymous_pull: bool,
     key: Key,
     comparisons: Semaphore,
     /// Held for a look-up, never while something is hashed.
@@ -215,41 +273,14 @@ struct State {
     throttle: Throttle,
 }
 
-impl Access {
-    /// Reads the users. `key` is random and for this process alone.
-    pub fn open(config: AccessConfig, key: [u8; 32]) -> Result<Self, AccessError> {
-        let (users, stamp) = read_users(&config)?;
-        let (verified, throttle) = (Verified::default(), Throttle::default());
-        let state = State {
-            users: Arc::new(users),
-            stamp,
-            verified,
-            throttle,
-        };
-        Ok(Self {
-            config,
-            key: Key::new(key),
-            comparisons: Semaphore::new(COMPARISONS_MAX),
-            state: Mutex::new(state),
-        })
-    }
-
-    /// Decides by the `Authorization` header, as far as that costs nothing.
-    pub fn authorize(
-        &self,
-        header: Option<&str>,
-        permission: Permission,
-        client: IpAddr,
-    ) -> Decision {
-        if !self.config.required {
-            return Decision::Granted(Grant { user: None });
-        }
+impl Login {
+    fn authorize(&self, header: Option<&str>, permission: Permission, client: IpAddr) -> Decision {
         let credentials = header.and_then(parse_basic);
         let is_anonymous = match &credentials {
             None => header.is_none(),
             Some((user, password)) => user.is_empty() && password.is_empty(),
         };
-        if is_anonymous && permission == Permission::Pull && self.config.anonymous_pull {
+        if is_anonymous && permission == Permission::Pull && self.anonymous_pull {
             return Decision::Granted(Grant { user: None });
         }
         let Some((user, password)) = credentials.filter(|_| !is_anonymous) else {
@@ -275,17 +306,7 @@ impl Access {
         })
     }
 
-    /// Waits until a password may be compared, in the order of asking.
-    ///
-    /// Passwords that come all at once would otherwise all be compared before the first of them
-    /// has counted: a guesser's, however many, and those of a hundred nodes that start together
-    /// with one login.
-    pub async fn turn(&self) -> SemaphoreGuard<'_> {
-        self.comparisons.acquire().await
-    }
-
-    /// Decides by what the comparison came to.
-    pub fn complete(&self, verdict: Verdict, client: IpAddr) -> Result<Grant, Refusal> {
+    fn complete(&self, verdict: Verdict, client: IpAddr) -> Result<Grant, Refusal> {
         let mut state = self.lock();
         match verdict.right {
             Some(fingerprint) => {
@@ -310,9 +331,8 @@ impl Access {
         }
     }
 
-    /// Takes a changed file up; one that cannot be read leaves the users as they are. Blocks.
-    pub fn reload_if_changed(&self) {
-        let Some(path) = &self.config.htpasswd_file else {
+    fn reload_if_changed(&self) {
+        let Some(path) = &self.source.htpasswd_file else {
             return;
         };
         // `None` stands for a file that is gone: it is noted, and the users stay.
@@ -320,7 +340,7 @@ impl Access {
         if self.lock().stamp == stamp {
             return;
         }
-        match read_users(&self.config) {
+        match self.source.read() {
             Ok((users, stamp)) => {
                 let mut state = self.lock();
                 state.users = Arc::new(users);
@@ -341,35 +361,44 @@ impl Access {
     }
 }
 
-fn read_users(config: &AccessConfig) -> Result<(Users, Option<Stamp>), AccessError> {
-    let mut users = Vec::new();
-    let mut found = None;
-    if let Some(path) = &config.htpasswd_file {
-        let unreadable = |source| AccessError::Unreadable {
-            path: path.clone(),
-            source,
-        };
-        found = Some(uring::stamp(path).map_err(unreadable)?);
-        let text = uring::read_text(path, HTPASSWD_BYTES_MAX).map_err(unreadable)?;
-        let lines = parse_htpasswd(&text);
-        users = lines.map_err(|error| AccessError::Line {
-            path: path.clone(),
-            error,
-        })?;
+/// Where the users come from.
+struct Source {
+    basic: Option<BasicLogin>,
+    htpasswd_file: Option<PathBuf>,
+}
+
+impl Source {
+    fn read(&self) -> Result<(Users, Option<Stamp>), AccessError> {
+        let mut users = Vec::new();
+        let mut found = None;
+        if let Some(path) = &self.htpasswd_file {
+            let unreadable = |source| AccessError::Unreadable {
+                path: path.clone(),
+                source,
+            };
+            found = Some(uring::stamp(path).map_err(unreadable)?);
+            let text = uring::read_text(path, HTPASSWD_BYTES_MAX).map_err(unreadable)?;
+            let lines = parse_htpasswd(&text);
+            users = lines.map_err(|error| AccessError::Line {
+                path: path.clone(),
+                error,
+            })?;
+        }
+        if let Some(login) = &self.basic {
+            let hash = match &login.secret {
+                BasicSecret::Hash(hash) => PasswordHash::parse(hash.expose()),
+                BasicSecret::Password(password) => PasswordHash::of(password.expose(), &users),
+            };
+            users.push((login.user.clone(), hash.ok_or(AccessError::Hash)?));
+        }
+        Ok((Users::new(users), found))
     }
-    if let Some((user, secret)) = &config.user {
-        let hash = match secret {
-            Secret::Hash(hash) => PasswordHash::parse(hash),
-            Secret::Password(password) => PasswordHash::of(password, &users),
-        };
-        users.push((user.clone(), hash.ok_or(AccessError::Hash)?));
-    }
-    Ok((Users::new(users), found))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
 
     const ADMIN: &str = "Basic YWRtaW46c2VjcmV0"; // admin:secret
     const WRONG: &str = "Basic YWRtaW46d3Jvbmc="; // admin:wrong
@@ -377,10 +406,12 @@ mod tests {
 
     fn access(anonymous_pull: bool) -> Access {
         let hash = bcrypt::hash("secret", 4).expect("cost 4 is allowed");
-        let user = Some(("admin".to_owned(), Secret::Hash(hash)));
-        let config = AccessConfig {
-            required: true,
-            user,
+        let basic = Some(BasicLogin {
+            user: "admin".to_owned(),
+            secret: BasicSecret::Hash(Secret::new(hash)),
+        });
+        let config = AccessConfig::Login {
+            basic,
             htpasswd_file: None,
             anonymous_pull,
         };

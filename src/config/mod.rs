@@ -44,18 +44,24 @@ pub struct ServerConfig {
     pub read_timeout: Duration,
     /// How long running downloads are given at a stop.
     pub stop_timeout: Duration,
-    /// How long a body being received may stand still.
+}
+
+/// Whether there is a registry, and how patient it is.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    pub enabled: bool,
+    /// How long an upload may go without progress, and wait for its turn.
     pub upload_timeout: Duration,
-    /// How long a body being sent may stand still.
+    /// How long a download may go without progress.
     pub download_timeout: Duration,
     /// How many upload bodies are read at a time; further ones wait.
     pub concurrent_uploads_max: NonZeroUsize,
 }
 
-/// What the registry accepts.
+/// Where the store is, and what it accepts.
 #[derive(Debug, Clone)]
-pub struct RegistryConfig {
-    pub enabled: bool,
+pub struct StoreConfig {
+    pub root: PathBuf,
     /// `None`: no limit.
     pub blob_bytes_max: Option<u64>,
     /// Accept manifests that name absent blobs.
@@ -63,10 +69,16 @@ pub struct RegistryConfig {
     pub immutable_tags: ImmutableTags,
 }
 
-/// Where the store is.
-#[derive(Debug, Clone)]
-pub struct StoreConfig {
-    pub root: PathBuf,
+impl StoreConfig {
+    /// The store in `root`, and all else at its default.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        StoreConfig {
+            root: root.into(),
+            blob_bytes_max: None,
+            allow_sparse: false,
+            immutable_tags: ImmutableTags::None,
+        }
+    }
 }
 
 /// Who may use the registry.

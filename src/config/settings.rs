@@ -221,17 +221,19 @@ impl Values {
                 log_level: self.log_level,
                 read_timeout: self.read_timeout,
                 stop_timeout: self.stop_timeout,
+            },
+            registry: RegistryConfig {
+                enabled: self.enabled,
                 upload_timeout: self.upload_timeout,
                 download_timeout: self.download_timeout,
                 concurrent_uploads_max: self.concurrent_uploads_max,
             },
-            registry: RegistryConfig {
-                enabled: self.enabled,
+            store: StoreConfig {
+                root: self.storage,
                 blob_bytes_max: (self.blob_bytes_max > 0).then_some(self.blob_bytes_max),
                 allow_sparse: self.allow_sparse,
                 immutable_tags: self.immutable_tags,
             },
-            store: StoreConfig { root: self.storage },
             access,
             shown,
         }

@@ -19,10 +19,10 @@ fn nothing_set_is_the_guide_s_default() {
     let config = load(&[]).expect("the defaults are valid").config;
     assert_eq!(config.store.root, PathBuf::from("/var/lib/shoal/oci"));
     assert_eq!(config.server.http_address.port(), 8080);
-    assert_eq!(config.server.concurrent_uploads_max.get(), 8);
-    assert_eq!(config.server.upload_timeout, Duration::from_secs(3600));
+    assert_eq!(config.registry.concurrent_uploads_max.get(), 8);
+    assert_eq!(config.registry.upload_timeout, Duration::from_secs(3600));
     assert!(matches!(config.access, AccessConfig::Open));
-    assert_eq!(config.registry.blob_bytes_max, None);
+    assert_eq!(config.store.blob_bytes_max, None);
 }
 
 #[test]
@@ -65,14 +65,14 @@ fn each_setting_has_its_effect() {
     assert!(
         matches!(basic.secret, BasicSecret::Password(password) if password.expose() == "secret")
     );
-    assert_eq!(config.server.concurrent_uploads_max.get(), 20);
-    assert_eq!(config.server.upload_timeout, Duration::from_secs(5400));
-    assert_eq!(config.server.download_timeout, Duration::from_secs(90));
+    assert_eq!(config.registry.concurrent_uploads_max.get(), 20);
+    assert_eq!(config.registry.upload_timeout, Duration::from_secs(5400));
+    assert_eq!(config.registry.download_timeout, Duration::from_secs(90));
     assert_eq!(config.server.read_timeout, Duration::from_secs(5));
     assert_eq!(config.server.stop_timeout, Duration::ZERO);
-    assert_eq!(config.registry.blob_bytes_max, Some(1000));
-    assert!(config.registry.immutable_tags.covers("tools/alpine"));
-    assert!(config.registry.allow_sparse);
+    assert_eq!(config.store.blob_bytes_max, Some(1000));
+    assert!(config.store.immutable_tags.covers("tools/alpine"));
+    assert!(config.store.allow_sparse);
 }
 
 #[test]

@@ -11,13 +11,13 @@ mod tags;
 mod uploads;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_lock::Semaphore;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use crate::access::{Access, Decision, Permission, Refusal};
+use crate::config::RegistryConfig;
 use crate::http1::ResponseHead;
 use crate::io::{BufferPool, Io};
 use crate::service::{Intake, Request, Response, Service};
@@ -30,16 +30,8 @@ pub use uploads::UploadBody;
 type Answer<I> = Response<<I as Io>::File>;
 type Taken<I> = Intake<<I as Io>::File, UploadBody<I>>;
 
-/// What the registry is told by its owner.
-#[derive(Debug, Clone)]
-pub struct RegistryConfig {
-    /// How long an upload may go without progress, and wait for its turn.
-    pub upload_timeout: Duration,
-    /// How long a download may go without progress.
-    pub download_timeout: Duration,
-}
-
 /// The registry as one core serves it.
+#[derive(Clone)]
 pub struct Registry<I: Io> {
     store: Store<I>,
     access: Arc<Access>,
@@ -48,19 +40,6 @@ pub struct Registry<I: Io> {
     slots: Arc<Semaphore>,
     buffers: BufferPool,
     metrics: Arc<CoreMetrics>,
-}
-
-impl<I: Io> Clone for Registry<I> {
-    fn clone(&self) -> Self {
-        Self {
-            store: self.store.clone(),
-            access: self.access.clone(),
-            config: self.config.clone(),
-            slots: self.slots.clone(),
-            buffers: self.buffers.clone(),
-            metrics: self.metrics.clone(),
-        }
-    }
 }
 
 impl<I: Io> Registry<I> {

@@ -17,11 +17,12 @@ use super::router::MainPort;
 use super::stop::Stop;
 use crate::access::Access;
 use crate::admin::Admin;
+use crate::config::RegistryConfig;
 use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringStream, pin_thread};
 use crate::io::{BufferPool, Io};
 use crate::limits::{BUFFER_BYTES, BUFFERS_PER_CORE_KEPT};
-use crate::registry::{Registry, RegistryConfig};
+use crate::registry::Registry;
 use crate::store::{Shared, Store};
 use crate::telemetry::CoreMetrics;
 
@@ -76,10 +77,9 @@ impl Inbox {
 /// What every core is built from.
 #[derive(Clone)]
 pub struct CoreParts {
-    pub registry_enabled: bool,
     pub shared: Arc<Shared>,
     pub access: Arc<Access>,
-    pub registry_config: Arc<RegistryConfig>,
+    pub registry: Arc<RegistryConfig>,
     pub slots: Arc<Semaphore>,
     /// Body buffers a core may have out at once.
     pub buffers_max: usize,
@@ -105,11 +105,11 @@ pub fn run(
 
 async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
     let metrics = inbox.metrics.clone();
-    let registry = parts.registry_enabled.then(|| {
+    let registry = parts.registry.enabled.then(|| {
         Registry::new(
             Store::attach(io.clone(), parts.shared),
             parts.access,
-            parts.registry_config,
+            parts.registry,
             parts.slots,
             BufferPool::new(BUFFER_BYTES, parts.buffers_max, BUFFERS_PER_CORE_KEPT),
             metrics.clone(),

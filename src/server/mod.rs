@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use async_lock::Semaphore;
 
-use crate::access::{self, Access, AccessError};
+use crate::access::{Access, AccessError};
 use crate::admin::Admin;
-use crate::config::{self, Config, ImmutableTags as ConfiguredTags};
+use crate::config::{Config, ServerConfig, StoreConfig};
 use crate::io::pool::{Pool, Pools, ReadAhead};
 use crate::io::system_moment;
 use crate::io::uring::{self, Driver, UringIo};
@@ -33,8 +33,7 @@ use crate::limits::{
     BUFFERS_PER_UPLOAD, DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_NICENESS,
     LONG_POOL_THREADS, SHORT_POOL_THREADS,
 };
-use crate::registry::RegistryConfig;
-use crate::store::{ImmutableTags, Shared, Store, StoreConfig, StoreError};
+use crate::store::{Shared, Store, StoreError};
 use crate::telemetry::Telemetry;
 pub use router::{MainPort, MetricsPort};
 pub use stop::Stop;
@@ -118,7 +117,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             );
         }
     }
-    let processors = cores(&config);
+    let processors = cores(&config.server);
     let telemetry = Arc::new(Telemetry::new(processors.len()));
     // Before any thread is pinned, so that the pool's threads may run anywhere.
     let start_pool =
@@ -129,32 +128,28 @@ pub fn run(config: Config) -> Result<(), StartError> {
         read_ahead: ReadAhead::default(),
     };
     let _folder_lock = lock_storage(&config.store.root)?;
-    let access =
-        Access::open(access_config(&config), uring::random_key()).map_err(StartError::Access)?;
+    let access = Access::open(config.access, uring::random_key()).map_err(StartError::Access)?;
     let access = Arc::new(access);
-    let shared = open_store(&driver, &pools, &config)?;
+    let shared = open_store(&driver, &pools, config.store)?;
     let is_ready = {
         let shared = shared.clone();
         Arc::new(move || shared.is_healthy())
     };
     let admin = Admin::new(telemetry.clone(), is_ready);
     let stop = Stop::default();
-    watch_signals(&stop, &config)?;
+    watch_signals(&stop, &config.server)?;
     let main_socket = listen(
         "CONTROLLER_HTTP_ADDR",
         &config.server.http_address.candidates(),
     )?;
     let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
 
-    let slots = config.server.concurrent_uploads_max.get();
+    let slots = config.registry.concurrent_uploads_max.get();
+    let registry = Arc::new(config.registry);
     let parts = CoreParts {
-        registry_enabled: config.registry.enabled,
         shared: shared.clone(),
         access: access.clone(),
-        registry_config: Arc::new(RegistryConfig {
-            upload_timeout: config.server.upload_timeout,
-            download_timeout: config.server.download_timeout,
-        }),
+        registry: registry.clone(),
         slots: Arc::new(Semaphore::new(slots)),
         // Should all uploads meet on one core, each can still fill one buffer while it writes another.
         buffers_max: slots * BUFFERS_PER_UPLOAD,
@@ -188,7 +183,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         shared,
         access,
         admin,
-        upload_timeout: config.server.upload_timeout,
+        upload_timeout: registry.upload_timeout,
         read_timeout: config.server.read_timeout,
         stop: stop.clone(),
     };
@@ -204,10 +199,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
 }
 
 /// The processors that get a core thread each.
-fn cores(config: &Config) -> Vec<usize> {
+fn cores(config: &ServerConfig) -> Vec<usize> {
     let allowed = uring::allowed_processors();
     let quota = thread::available_parallelism().map_or(allowed.len(), |cores| cores.get());
-    let wanted = config.server.cores.map_or(quota, |cores| cores.get());
+    let wanted = config.cores.map_or(quota, |cores| cores.get());
     allowed
         .iter()
         .copied()
@@ -253,50 +248,18 @@ fn lock_storage(root: &Path) -> Result<std::fs::File, StartError> {
     }
 }
 
-fn open_store(driver: &Driver, pools: &Pools, config: &Config) -> Result<Arc<Shared>, StartError> {
-    let store_config = StoreConfig {
-        blob_bytes_max: config.registry.blob_bytes_max,
-        allow_sparse: config.registry.allow_sparse,
-        immutable_tags: match &config.registry.immutable_tags {
-            ConfiguredTags::None => ImmutableTags::None,
-            ConfiguredTags::All => ImmutableTags::All,
-            ConfiguredTags::Below(names) => ImmutableTags::Below(names.clone()),
-        },
-    };
-    let root = config.store.root.clone();
+fn open_store(
+    driver: &Driver,
+    pools: &Pools,
+    config: StoreConfig,
+) -> Result<Arc<Shared>, StartError> {
     let opened = UringIo::run(driver, pools.clone(), |io| async move {
-        let store = Store::open(io, &root, store_config).await?;
+        let store = Store::open(io, config).await?;
         Ok(store.shared().clone())
     });
     opened
         .map_err(StartError::Thread)?
         .map_err(StartError::Store)
-}
-
-fn access_config(config: &Config) -> access::AccessConfig {
-    let config::AccessConfig::Login {
-        basic,
-        htpasswd_file,
-        anonymous_pull,
-    } = &config.access
-    else {
-        return access::AccessConfig::default();
-    };
-    let user = basic.as_ref().map(|login| {
-        let secret = match &login.secret {
-            config::BasicSecret::Password(password) => {
-                access::Secret::Password(password.expose().to_owned())
-            }
-            config::BasicSecret::Hash(hash) => access::Secret::Hash(hash.expose().to_owned()),
-        };
-        (login.user.clone(), secret)
-    });
-    access::AccessConfig {
-        required: true,
-        user,
-        htpasswd_file: htpasswd_file.clone(),
-        anonymous_pull: *anonymous_pull,
-    }
 }
 
 /// The first of `candidates` that can be listened on.
@@ -354,11 +317,11 @@ fn connections_max() -> usize {
 }
 
 /// SIGTERM and SIGINT ask for a stop; the second one does not wait for it.
-fn watch_signals(stop: &Stop, config: &Config) -> Result<(), StartError> {
+fn watch_signals(stop: &Stop, config: &ServerConfig) -> Result<(), StartError> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals =
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(StartError::Thread)?;
-    let (stop, patience) = (stop.clone(), config.server.stop_timeout);
+    let (stop, patience) = (stop.clone(), config.stop_timeout);
     let watch = move || {
         for signal in signals.forever() {
             if stop.is_raised() {

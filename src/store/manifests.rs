@@ -152,7 +152,7 @@ impl<I: Io> Store<I> {
             self.load_tags_in_turn(&repository, name).await?;
             let held = repository.tag(tag).flatten().filter(|held| *held != digest);
             if let Some(holds) = held
-                && self.shared.config.immutable_tags.holds(name)
+                && self.shared.config.immutable_tags.covers(name.as_str())
             {
                 return Err(StoreError::TagImmutable { holds });
             }

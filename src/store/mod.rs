@@ -27,54 +27,13 @@ pub use error::StoreError;
 pub use layout::{Layout, UploadId};
 pub use uploads::{Finish, UploadWriter, VerifiedUpload};
 
+use crate::config::StoreConfig;
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
 use catalog::{Catalog, Repository};
 use image_view::ViewChanges;
 use manifests::ManifestCache;
 use usage::Usage;
-
-/// What the store is told by its owner.
-#[derive(Debug, Clone)]
-pub struct StoreConfig {
-    /// The largest blob; `None` for no limit.
-    pub blob_bytes_max: Option<u64>,
-    /// Whether manifests may name blobs that are not there.
-    pub allow_sparse: bool,
-    pub immutable_tags: ImmutableTags,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            blob_bytes_max: None,
-            allow_sparse: false,
-            immutable_tags: ImmutableTags::None,
-        }
-    }
-}
-
-/// Tags whose first manifest is their last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImmutableTags {
-    None,
-    All,
-    /// Those of repositories with one of these names, and of those below them.
-    Below(Vec<String>),
-}
-
-impl ImmutableTags {
-    pub fn holds(&self, repository: &RepositoryName) -> bool {
-        match self {
-            ImmutableTags::None => false,
-            ImmutableTags::All => true,
-            ImmutableTags::Below(names) => names.iter().any(|name| {
-                let rest = repository.as_str().strip_prefix(name.as_str());
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }),
-        }
-    }
-}
 
 /// What all cores share.
 #[derive(Debug)]
@@ -107,7 +66,7 @@ impl Shared {
 }
 
 /// The store as one core uses it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store<I: Io> {
     io: I,
     shared: Arc<Shared>,
@@ -115,23 +74,13 @@ pub struct Store<I: Io> {
     manifests: Rc<RefCell<ManifestCache>>,
 }
 
-impl<I: Io> Clone for Store<I> {
-    fn clone(&self) -> Self {
-        Self {
-            io: self.io.clone(),
-            shared: self.shared.clone(),
-            manifests: self.manifests.clone(),
-        }
-    }
-}
-
 impl<I: Io> Store<I> {
-    /// Opens the folder `root`, which exists: checks its format, makes what is missing, and
+    /// Opens the folder `config.root`, which exists: checks its format, makes what is missing, and
     /// brings interrupted uploads back to what is durable of them. Costs O(uploads).
     ///
     /// One process a folder: the caller holds the lock on [`Layout::lock`].
-    pub async fn open(io: I, root: &Path, config: StoreConfig) -> Result<Self, StoreError> {
-        let layout = Layout::new(root);
+    pub async fn open(io: I, config: StoreConfig) -> Result<Self, StoreError> {
+        let layout = Layout::new(&config.root);
         let catalog = Catalog::default();
         recovery::open(&io, &layout, &catalog).await?;
         let shared = Shared {

@@ -1,19 +1,21 @@
 //! The whole server in a world: connections, registry, store, as one core runs them.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_lock::Semaphore;
-use provisioner_controller::access::{Access, AccessConfig};
+use provisioner_controller::access::Access;
 use provisioner_controller::admin::Admin;
+use provisioner_controller::config::{AccessConfig, RegistryConfig, StoreConfig};
 use provisioner_controller::io::{BufferPool, Io, Listener};
 use provisioner_controller::limits::HEAD_READ_BYTES;
-use provisioner_controller::registry::{Registry, RegistryConfig};
+use provisioner_controller::registry::Registry;
 use provisioner_controller::server::{MainPort, Stop, connection};
-use provisioner_controller::store::{Store, StoreConfig, StoreError};
+use provisioner_controller::store::{Store, StoreError};
 use provisioner_controller::telemetry::Telemetry;
 
 use super::SimulatedIo;
@@ -26,15 +28,19 @@ const UPLOADS_MAX: usize = 2;
 
 /// Opens the store in `root` and serves it to everybody, until the world ends.
 pub async fn serve(io: SimulatedIo, root: &Path) -> Result<Store<SimulatedIo>, StoreError> {
-    let store = Store::open(io.clone(), root, StoreConfig::default()).await?;
+    let store = Store::open(io.clone(), StoreConfig::new(root)).await?;
     let telemetry = Arc::new(Telemetry::new(1));
     let metrics = telemetry.core(0);
     let shared = store.shared().clone();
     let admin = Admin::new(telemetry, Arc::new(move || shared.is_healthy()));
+    let open_to_all =
+        Access::open(AccessConfig::Open, [7; 32]).expect("there are no files to read");
     let registry = Registry::new(
         store.clone(),
-        open_access(),
+        Arc::new(open_to_all),
         Arc::new(RegistryConfig {
+            enabled: true,
+            concurrent_uploads_max: NonZeroUsize::new(UPLOADS_MAX).expect("it is not zero"),
             upload_timeout: Duration::from_secs(3600),
             download_timeout: Duration::from_secs(1800),
         }),
@@ -62,13 +68,4 @@ pub async fn serve(io: SimulatedIo, root: &Path) -> Result<Store<SimulatedIo>, S
         }
     });
     Ok(store)
-}
-
-/// Everybody may do everything. Made once: it computes a password hash to be slow by, and a run
-/// has many worlds.
-fn open_access() -> Arc<Access> {
-    static ACCESS: OnceLock<Arc<Access>> = OnceLock::new();
-    let open = || Access::open(AccessConfig::default(), [7; 32]);
-    let access = ACCESS.get_or_init(|| Arc::new(open().expect("there are no files to read")));
-    access.clone()
 }
