@@ -8,13 +8,12 @@
 //! Only then may a 201 be answered. A crash after 1 leaves an upload to be cleaned up, after 2 a
 //! blob no repository serves; both are invisible, and neither is in the way of the next push.
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
 use super::catalog::Member;
 use super::{Store, StoreError, VerifiedUpload};
 use crate::io::{File, Io, Open};
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::{Descriptor, Digest, RepositoryName};
 
 /// An open blob. It outlives its name, so reading needs no lease.
 #[derive(Debug, Clone)]
@@ -37,23 +36,11 @@ impl<I: Io> Store<I> {
         self.open_content(digest).await
     }
 
-    /// The blob's size, if this repository holds it.
-    pub async fn stat_blob(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Option<u64>, StoreError> {
-        if !self.holds_blob(name, digest).await? {
-            return Ok(None);
-        }
-        self.stat_content(digest).await
-    }
-
     /// Makes a verified upload a blob of its repository. Durable on return.
     pub async fn adopt(&self, upload: VerifiedUpload) -> Result<(), StoreError> {
         let adopted = self.adopt_content(&upload).await;
         // The session is over either way; what it leaves behind is not waited for.
-        self.remove_upload_files(upload.id);
+        self.discard_upload_files(upload.id);
         adopted
     }
 
@@ -78,16 +65,7 @@ impl<I: Io> Store<I> {
     async fn join_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
         let repository = self.make_repository(name).await?;
         let _turn = repository.turn.lock().await;
-        self.join(
-            &repository,
-            name,
-            digest,
-            Member {
-                blob: true,
-                manifest: None,
-            },
-        )
-        .await
+        self.join(&repository, name, digest, Member::BLOB).await
     }
 
     /// Takes the blob from this repository; `false` if it was not there. Its content stays while
@@ -115,24 +93,23 @@ impl<I: Io> Store<I> {
         Ok(true)
     }
 
-    /// Which of `digests` this repository cannot serve, as blob or as manifest.
+    /// Which of `descriptors` this repository cannot serve, as blob or as manifest.
     pub(super) async fn missing_among(
         &self,
         name: &RepositoryName,
-        digests: impl Iterator<Item = &Digest>,
-    ) -> Result<HashMap<Digest, bool>, StoreError> {
-        let mut missing = HashMap::new();
+        descriptors: &[Descriptor],
+    ) -> Result<Vec<Descriptor>, StoreError> {
+        let mut missing = Vec::new();
         let repository = self.repository(name).await?;
-        for digest in digests {
-            if missing.contains_key(digest) {
-                continue;
-            }
+        for descriptor in descriptors {
+            let digest = &descriptor.digest;
             let is_member = match &repository {
                 Some(repository) => self.member(repository, name, digest).await?.is_some(),
                 None => false,
             };
-            let is_there = is_member && self.stat_content(digest).await?.is_some();
-            missing.insert(*digest, !is_there);
+            if !is_member || self.stat_content(digest).await?.is_none() {
+                missing.push(descriptor.clone());
+            }
         }
         Ok(missing)
     }

@@ -33,6 +33,11 @@ pub struct Member {
 }
 
 impl Member {
+    pub const BLOB: Member = Member {
+        blob: true,
+        manifest: None,
+    };
+
     pub fn is_nothing(&self) -> bool {
         !self.blob && self.manifest.is_none()
     }
@@ -389,10 +394,6 @@ impl WriterLease {
             lease: self.clone(),
         };
         (!self.fenced.load(Ordering::SeqCst)).then_some(running)
-    }
-
-    pub fn is_fenced(&self) -> bool {
-        self.fenced.load(Ordering::SeqCst)
     }
 
     /// Takes the right away and waits until no operation under it runs.

@@ -13,45 +13,33 @@ use event_listener::Event;
 use super::layout::Layout;
 use super::{Store, StoreError};
 use crate::io::{Io, Moment};
-use crate::oci::{Descriptor, Digest, ImageIndex, REF_NAME_ANNOTATION, RepositoryName, Tag};
+use crate::oci::{Descriptor, ImageIndex, REF_NAME_ANNOTATION, Reference, RepositoryName, Tag};
 
 /// Entries up to which the file is written within [`SHORT_INTERVAL`].
 const SHORT_ENTRIES_MAX: usize = 1000;
 const SHORT_INTERVAL: Duration = Duration::from_millis(500);
 const LONG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A tag that moved, or went.
-#[derive(Debug)]
-struct Change {
-    name: RepositoryName,
-    tag: Tag,
-    digest: Option<Digest>,
-}
-
-/// Changes on their way from the cores to the writer.
+/// Tags that moved, or went, on their way from the cores to the writer, which looks up what each
+/// holds by then.
 #[derive(Debug, Default)]
 pub struct ViewChanges {
-    queue: Mutex<Vec<Change>>,
+    queue: Mutex<Vec<(RepositoryName, Tag)>>,
     arrived: Event,
 }
 
 impl ViewChanges {
-    /// Notes that `tag` holds `digest` now, or nothing. The disk has it already.
-    pub(super) fn push(&self, name: &RepositoryName, tag: &Tag, digest: Option<Digest>) {
-        let change = Change {
-            name: name.clone(),
-            tag: tag.clone(),
-            digest,
-        };
-        self.lock().push(change);
+    /// Notes that `tag` has changed. The disk has the change already.
+    pub(super) fn push(&self, name: &RepositoryName, tag: &Tag) {
+        self.lock().push((name.clone(), tag.clone()));
         self.arrived.notify(1);
     }
 
-    fn take(&self) -> Vec<Change> {
+    fn take(&self) -> Vec<(RepositoryName, Tag)> {
         std::mem::take(&mut self.lock())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Change>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(RepositoryName, Tag)>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,16 +74,7 @@ impl<I: Io> Store<I> {
                 continue;
             };
             for tag in page.tags {
-                let digest = self.tag(&name, &tag).await?;
-                self.set_entry(
-                    &mut view,
-                    Change {
-                        name: name.clone(),
-                        tag,
-                        digest,
-                    },
-                )
-                .await?;
+                self.set_entry(&mut view, name.clone(), tag).await?;
             }
         }
         self.write_image_view(&mut view).await?;
@@ -116,45 +95,52 @@ impl<I: Io> Store<I> {
         self.io.sleep_until(due).await;
     }
 
-    /// Takes up what has moved and writes the file.
+    /// Takes up what has moved and writes the file. After an error all of it waits to be taken up
+    /// again.
     pub async fn write_image_view(&self, view: &mut ImageView) -> Result<(), StoreError> {
-        for change in self.shared.view_changes.take() {
-            self.set_entry(view, change).await?;
+        let moved = self.shared.view_changes.take();
+        let written = self.write_moved(view, &moved).await;
+        if written.is_err() {
+            self.shared.view_changes.lock().extend(moved);
         }
-        let path = self.layout().index();
-        let unnamed = self.layout().unnamed(self.fresh_id());
+        written
+    }
+
+    async fn write_moved(
+        &self,
+        view: &mut ImageView,
+        moved: &[(RepositoryName, Tag)],
+    ) -> Result<(), StoreError> {
+        for (name, tag) in moved {
+            self.set_entry(view, name.clone(), tag.clone()).await?;
+        }
         let index = ImageIndex::of(view.entries.values()).finish();
-        let written = self.io.write_new(&unnamed, index).await;
-        written.map_err(StoreError::io("write", &unnamed))?;
-        self.io
-            .rename(&unnamed, &path)
-            .await
-            .map_err(StoreError::io("rename to", &path))?;
+        self.write_named(&self.layout().index(), index).await?;
         view.written_at = Some(self.io.now());
         Ok(())
     }
 
-    async fn set_entry(&self, view: &mut ImageView, change: Change) -> Result<(), StoreError> {
-        let Change { name, tag, digest } = change;
-        let entry = match digest {
-            Some(digest) => self.view_entry(&name, &tag, &digest).await?,
-            None => None,
-        };
-        match entry {
+    async fn set_entry(
+        &self,
+        view: &mut ImageView,
+        name: RepositoryName,
+        tag: Tag,
+    ) -> Result<(), StoreError> {
+        match self.view_entry(&name, &tag).await? {
             Some(entry) => _ = view.entries.insert((name, tag), entry),
             None => _ = view.entries.remove(&(name, tag)),
         }
         Ok(())
     }
 
-    /// The entry of a tag; `None` when its manifest has gone meanwhile.
+    /// The entry of a tag; `None` when it holds nothing.
     async fn view_entry(
         &self,
         name: &RepositoryName,
         tag: &Tag,
-        digest: &Digest,
     ) -> Result<Option<Descriptor>, StoreError> {
-        let Some((digest, media_type)) = self.resolve(name, &(*digest).into()).await? else {
+        let reference = Reference::Tag(tag.clone());
+        let Some((digest, media_type)) = self.resolve(name, &reference).await? else {
             return Ok(None);
         };
         let Some(size_bytes) = self.stat_content(&digest).await? else {

@@ -58,10 +58,7 @@ pub fn member_file(member: &Member) -> Vec<u8> {
 /// Reads a member file; `None` if it is none.
 pub fn read_member_file(content: &[u8]) -> Option<Member> {
     if content.is_empty() {
-        return Some(Member {
-            blob: true,
-            manifest: None,
-        });
+        return Some(Member::BLOB);
     }
     let file: MemberFile = serde_json::from_slice(content).ok()?;
     let manifest = match file.manifest {
@@ -176,19 +173,11 @@ impl<I: Io> Store<I> {
         if self.shared.config.allow_sparse {
             return Ok(());
         }
-        let required = manifest.required();
-        let digests = required.iter().map(|descriptor| &descriptor.digest);
-        let missing = self.missing_among(name, digests).await?;
-        let is_missing = |digest: &Digest| missing.get(digest).copied().unwrap_or(true);
-        let descriptors: Vec<_> = required
-            .iter()
-            .filter(|descriptor| is_missing(&descriptor.digest))
-            .cloned()
-            .collect();
-        if descriptors.is_empty() {
+        let missing = self.missing_among(name, manifest.required()).await?;
+        if missing.is_empty() {
             Ok(())
         } else {
-            Err(StoreError::ReferencesMissing(descriptors))
+            Err(StoreError::ReferencesMissing(missing))
         }
     }
 
@@ -226,16 +215,11 @@ impl<I: Io> Store<I> {
         self.load_tags_in_turn(&repository, name).await?;
         let tags = repository.tags_of(digest);
         self.remove_tags(&repository, name, &tags).await?;
-        self.leave(
-            &repository,
-            name,
-            digest,
-            Member {
-                blob: member.blob,
-                manifest: None,
-            },
-        )
-        .await?;
+        let rest = Member {
+            blob: member.blob,
+            manifest: None,
+        };
+        self.leave(&repository, name, digest, rest).await?;
         Ok(true)
     }
 }

@@ -11,7 +11,7 @@ mod error;
 pub mod image_view;
 pub mod layout;
 pub mod manifests;
-pub mod recovery;
+mod recovery;
 pub mod tags;
 pub mod uploads;
 pub mod usage;
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use blobs::BlobReader;
 pub use error::StoreError;
 pub use layout::{Layout, UploadId};
-pub use uploads::{Finish, UploadWriter, VerifiedUpload};
+pub use uploads::{UploadWriter, VerifiedUpload};
 
 use crate::config::StoreConfig;
 use crate::io::Io;
@@ -80,18 +80,17 @@ impl<I: Io> Store<I> {
     ///
     /// One process a folder: the caller holds the lock on [`Layout::lock`].
     pub async fn open(io: I, config: StoreConfig) -> Result<Self, StoreError> {
-        let layout = Layout::new(&config.root);
-        let catalog = Catalog::default();
-        recovery::open(&io, &layout, &catalog).await?;
         let shared = Shared {
-            layout,
+            layout: Layout::new(&config.root),
             config,
-            catalog,
+            catalog: Catalog::default(),
             usage: Usage::default(),
             view_changes: ViewChanges::default(),
             sync_failed: AtomicBool::new(false),
         };
-        Ok(Self::attach(io, Arc::new(shared)))
+        let store = Self::attach(io, Arc::new(shared));
+        store.recover().await?;
+        Ok(store)
     }
 
     /// The store for one more core.

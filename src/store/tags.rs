@@ -36,19 +36,6 @@ impl<I: Io> Store<I> {
         Ok(Some(TagPage { tags, more }))
     }
 
-    /// The digest a tag holds.
-    pub(super) async fn tag(
-        &self,
-        name: &RepositoryName,
-        tag: &Tag,
-    ) -> Result<Option<Digest>, StoreError> {
-        let Some(repository) = self.repository(name).await? else {
-            return Ok(None);
-        };
-        self.load_tags(&repository, name).await?;
-        Ok(repository.tag(tag).flatten())
-    }
-
     /// Removes a tag and nothing else; `false` if it was not there. Durable on return.
     pub async fn delete_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StoreError> {
         let Some(repository) = self.repository(name).await? else {
@@ -78,7 +65,7 @@ impl<I: Io> Store<I> {
         self.write_named(&path, digest.to_string().into_bytes())
             .await?;
         repository.set_tag(tag, digest);
-        self.shared.view_changes.push(name, tag, Some(digest));
+        self.shared.view_changes.push(name, tag);
         Ok(())
     }
 
@@ -101,7 +88,7 @@ impl<I: Io> Store<I> {
         self.sync_folder(&self.layout().tags(name)).await?;
         for tag in tags {
             repository.remove_tag(tag);
-            self.shared.view_changes.push(name, tag, None);
+            self.shared.view_changes.push(name, tag);
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use futures_channel::oneshot;
 use super::catalog::{Take, Upload, WriterLease};
 use super::checkpoint::{Checkpoint, session_file};
 use super::layout::UploadId;
-use super::{Store, StoreError, recovery};
+use super::{Store, StoreError};
 use crate::hash::{HashState, Hasher};
 use crate::io::{Buffer, File, Io, Moment, Open};
 use crate::oci::{Algorithm, Digest, RepositoryName};
@@ -68,9 +68,6 @@ impl VerifiedUpload {
     }
 }
 
-/// What finishing came to.
-pub type Finish = Result<VerifiedUpload, StoreError>;
-
 impl<I: Io> Store<I> {
     /// Opens an upload session in `repository`, hashing with `algorithms`.
     ///
@@ -90,7 +87,7 @@ impl<I: Io> Store<I> {
             .write_small(&path, session_file(repository, &checkpoint))
             .await;
         if written.is_err() {
-            self.remove_upload_files(id);
+            self.discard_upload_files(id);
             return written.map(|()| id);
         }
         let upload = Upload::new(repository.clone(), checkpoint, self.io.now());
@@ -138,7 +135,7 @@ impl<I: Io> Store<I> {
         let (lease, _) = self.take_writer(&upload).await?;
         upload.end_by(&lease);
         self.catalog().remove_upload(id);
-        recovery::remove_files(&self.io, self.layout(), id).await
+        self.remove_upload_files(id).await
     }
 
     /// Removes uploads nobody has touched for `idle`, and says how many.
@@ -151,7 +148,7 @@ impl<I: Io> Store<I> {
             if upload.try_expire(self.io.now(), idle) && self.catalog().remove_upload(id) {
                 expired += 1;
                 tracing::info!(upload = %id, repository = %upload.repository, "idle upload removed");
-                if let Err(error) = recovery::remove_files(&self.io, self.layout(), id).await {
+                if let Err(error) = self.remove_upload_files(id).await {
                     tracing::warn!(%error, "an expired upload left files behind");
                 }
             }
@@ -303,17 +300,17 @@ impl<I: Io> Store<I> {
         self.shared.note_failed_sync();
         if upload.end_by(lease) {
             self.catalog().remove_upload(id);
-            self.remove_upload_files(id);
+            self.discard_upload_files(id);
         }
         why
     }
 
     /// Removes an upload's files in the background; what a crash leaves of them is removed at
     /// the next start.
-    pub(super) fn remove_upload_files(&self, id: UploadId) {
-        let (io, layout) = (self.io.clone(), self.layout().clone());
+    pub(super) fn discard_upload_files(&self, id: UploadId) {
+        let store = self.clone();
         self.io.spawn(async move {
-            if let Err(error) = recovery::remove_files(&io, &layout, id).await {
+            if let Err(error) = store.remove_upload_files(id).await {
                 tracing::warn!(%error, "an ended upload left files behind");
             }
         });
@@ -430,7 +427,7 @@ impl<I: Io> UploadWriter<I> {
     ///
     /// Costs nothing in proportion to the blob, unless `claimed` is of an algorithm that nobody
     /// announced. Errors: `DigestMismatch`, after which the upload is gone.
-    pub async fn finish(mut self, claimed: Digest) -> Finish {
+    pub async fn finish(mut self, claimed: Digest) -> Result<VerifiedUpload, StoreError> {
         self.settle_write().await?;
         self.settle_checkpoint().await?;
         let computed = match self.hasher.finish(claimed.algorithm()) {
@@ -441,7 +438,7 @@ impl<I: Io> UploadWriter<I> {
             if !self.end() {
                 return Err(StoreError::Fenced);
             }
-            self.store.remove_upload_files(self.id);
+            self.store.discard_upload_files(self.id);
             return Err(StoreError::DigestMismatch { claimed, computed });
         }
         let running = self.lease.begin().ok_or(StoreError::Fenced)?;
