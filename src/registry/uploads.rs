@@ -116,17 +116,20 @@ impl<I: Io> Registry<I> {
         };
         let opened = self.store.write_upload(repository, upload, intent).await;
         let writer = opened.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let begun = self.store.io().now();
         Ok(Intake::Pour(UploadBody {
-            registry: self.clone(),
-            repository: repository.clone(),
-            upload,
-            writer: Some(writer),
+            writer,
             slot,
-            goal,
-            announced,
-            received: 0,
-            pace: Pace::new(self.store.io().now()),
-            begun: self.store.io().now(),
+            pace: Pace::new(begun),
+            push: Push {
+                registry: self.clone(),
+                repository: repository.clone(),
+                upload,
+                goal,
+                announced,
+                received: 0,
+                begun,
+            },
             _in_flight: in_flight,
         }))
     }
@@ -242,19 +245,23 @@ enum Goal {
 
 /// A body on its way into an upload.
 pub struct UploadBody<I: Io> {
+    writer: UploadWriter<I>,
+    slot: Option<SemaphoreGuardArc>,
+    pace: Pace,
+    push: Push<I>,
+    _in_flight: InFlight,
+}
+
+/// What the body is for, and how it is answered.
+struct Push<I: Io> {
     registry: Registry<I>,
     repository: RepositoryName,
     upload: UploadId,
-    /// Absent once an error has been answered.
-    writer: Option<UploadWriter<I>>,
-    slot: Option<SemaphoreGuardArc>,
     goal: Goal,
     /// The length that `Content-Range` promised.
     announced: Option<u64>,
     received: u64,
-    pace: Pace,
     begun: Moment,
-    _in_flight: InFlight,
 }
 
 /// How fast a body has been coming, as far as it matters to those who wait.
@@ -279,7 +286,7 @@ impl Pace {
     }
 }
 
-impl<I: Io> UploadBody<I> {
+impl<I: Io> Push<I> {
     fn refuse(&self, error: StoreError) -> Answer<I> {
         let error = RegistryError::of_upload(&self.repository, self.upload, error);
         self.registry.refusal(self.route(), error)
@@ -292,187 +299,150 @@ impl<I: Io> UploadBody<I> {
         }
     }
 
-    async fn park(mut self, writer: UploadWriter<I>) -> Answer<I> {
-        let offset = match writer.park().await {
-            Ok(offset) => offset,
-            Err(error) => return self.refuse(error),
+    /// The answer to a body that is complete.
+    async fn end(self, writer: UploadWriter<I>) -> Answer<I> {
+        let ended = match (self.wrong_length(), self.goal) {
+            (None, Goal::Finish { digest, .. }) => self.finish(writer, digest).await,
+            (wrong_length, _) => match (writer.park().await, wrong_length) {
+                (Ok(_), Some(error)) => return self.registry.refusal(self.route(), error),
+                (Ok(offset), None) => Ok(self.parked(offset)),
+                (Err(error), _) => Err(error),
+            },
         };
-        self.slot = None;
-        if let Some(announced) = self
-            .announced
-            .filter(|announced| *announced != self.received)
-        {
-            let received = self.received;
-            let error = RegistryError::ChunkLengthMismatch {
-                announced,
-                received,
-            };
-            return self.registry.refusal(self.route(), error);
-        }
+        ended.unwrap_or_else(|error| self.refuse(error))
+    }
+
+    /// More or less came than `Content-Range` promised; only a chunked body can.
+    fn wrong_length(&self) -> Option<RegistryError> {
+        let received = self.received;
+        let announced = self.announced.filter(|announced| *announced != received)?;
+        Some(RegistryError::ChunkLengthMismatch {
+            announced,
+            received,
+        })
+    }
+
+    fn parked(&self, offset: u64) -> Answer<I> {
         let head = ResponseHead::new(StatusCode::ACCEPTED);
         let head = with_upload_place(head, &self.repository, self.upload, offset);
         Response::empty(RouteClass::UploadChunk, head)
     }
 
-    async fn finish_as(self, writer: UploadWriter<I>, digest: Digest) -> Answer<I> {
-        if let Some(announced) = self
-            .announced
-            .filter(|announced| *announced != self.received)
-        {
-            let received = self.received;
-            if let Err(error) = writer.park().await {
-                return self.refuse(error);
+    async fn finish(
+        &self,
+        writer: UploadWriter<I>,
+        digest: Digest,
+    ) -> Result<Answer<I>, StoreError> {
+        let store = &self.registry.store;
+        let last_byte = store.io().now();
+        let verified = writer.finish(digest).await.inspect_err(|error| {
+            if let StoreError::DigestMismatch { .. } = error {
+                tracing::warn!(repository = %self.repository, "{error}");
             }
-            let error = RegistryError::ChunkLengthMismatch {
-                announced,
-                received,
-            };
-            return self.registry.refusal(self.route(), error);
-        }
-        let io = self.registry.store.io();
-        let last_byte = io.now();
-        let finished = match writer.finish(digest).await {
-            Ok(verified) => {
-                let size_bytes = verified.size_bytes();
-                self.registry
-                    .store
-                    .adopt(verified)
-                    .await
-                    .map(|()| size_bytes)
-            }
-            Err(error) => Err(error),
-        };
-        let size_bytes = match finished {
-            Ok(size_bytes) => size_bytes,
-            Err(error) => {
-                if let StoreError::DigestMismatch { .. } = error {
-                    tracing::warn!(repository = %self.repository, "{error}");
-                }
-                return self.refuse(error);
-            }
-        };
-        let now = io.now();
+        })?;
+        let size_bytes = verified.size_bytes();
+        store.adopt(verified).await?;
+        let now = store.io().now();
         self.registry.metrics.commit_took(now.since(last_byte));
         self.registry.metrics.upload_took(now.since(self.begun));
         tracing::debug!(repository = %self.repository, %digest, size_bytes, "blob pushed");
+        let location = format!("/v2/{}/blobs/{digest}", self.repository);
         let head = ResponseHead::new(StatusCode::CREATED)
-            .with(
-                "Location",
-                format!("/v2/{}/blobs/{digest}", self.repository),
-            )
+            .with("Location", location)
             .with("Docker-Content-Digest", digest.to_string());
-        Response::empty(self.route(), head)
+        Ok(Response::empty(self.route(), head))
     }
 }
 
 impl<I: Io> BodySink<I::File> for UploadBody<I> {
     async fn spare(&mut self) -> Buffer {
-        let buffer = self.registry.buffers.take().await;
-        self.pace.buffer_since = self.registry.store.io().now();
+        let buffer = self.push.registry.buffers.take().await;
+        self.pace.buffer_since = self.push.registry.store.io().now();
         buffer
     }
 
     async fn pour(&mut self, filled: Buffer) -> Result<(), Answer<I>> {
-        self.received += filled.len() as u64;
+        self.push.received += filled.len() as u64;
         self.pace.is_slow &= filled.len() < filled.capacity() / 2;
-        let Some(writer) = &mut self.writer else {
-            return Err(self.refuse(StoreError::Fenced));
-        };
-        writer
+        self.writer
             .append(filled)
             .await
-            .map_err(|error| self.refuse(error))
+            .map_err(|error| self.push.refuse(error))
     }
 
     async fn pause(&mut self, silent: Duration) -> Result<(), Answer<I>> {
         if silent >= SILENT_BEFORE_YIELD {
             self.slot = None;
         }
-        let Some(writer) = &mut self.writer else {
-            return Err(self.refuse(StoreError::Fenced));
-        };
-        writer
+        self.writer
             .make_durable()
             .await
-            .map_err(|error| self.refuse(error))
+            .map_err(|error| self.push.refuse(error))
     }
 
     async fn resume(&mut self) -> Result<(), Answer<I>> {
         self.progressed();
         if self.slot.is_none() {
-            match self.registry.take_slot().await {
+            match self.push.registry.take_slot().await {
                 Ok(slot) => {
                     self.slot = Some(slot);
-                    self.pace.span_since = self.registry.store.io().now();
-                    self.pace.span_received = self.received;
+                    self.pace.span_since = self.push.registry.store.io().now();
+                    self.pace.span_received = self.push.received;
                 }
-                Err(error) => return Err(self.registry.refusal(self.route(), error)),
+                Err(error) => return Err(self.push.registry.refusal(self.push.route(), error)),
             }
         }
         Ok(())
     }
 
     fn progressed(&mut self) {
-        if let Some(writer) = &self.writer {
-            writer.progressed();
-        }
+        self.writer.progressed();
     }
 
     fn wanted_by_others(&mut self) -> Wanted {
-        let now = self.registry.store.io().now();
+        let now = self.push.registry.store.io().now();
         let pace = &mut self.pace;
         if now.since(pace.span_since) >= SILENT_BEFORE_YIELD {
-            let came = self.received - pace.span_received;
-            (pace.span_since, pace.span_received) = (now, self.received);
+            let came = self.push.received - pace.span_received;
+            (pace.span_since, pace.span_received) = (now, self.push.received);
             // All places taken stands for somebody waiting: where nobody does, the place is
             // there to be taken again.
-            let all_taken = self.registry.slots.try_acquire().is_none();
+            let all_taken = self.push.registry.slots.try_acquire().is_none();
             if came < BYTES_BEFORE_YIELD && self.slot.is_some() && all_taken {
                 return Wanted::Place;
             }
         }
         pace.is_slow |= now.since(pace.buffer_since) >= BUFFER_HELD;
-        if pace.is_slow && self.registry.buffers.is_wanted() {
+        if pace.is_slow && self.push.registry.buffers.is_wanted() {
             return Wanted::Buffer;
         }
         Wanted::Nothing
     }
 
     fn patience(&self) -> Duration {
-        self.registry.config.upload_timeout
+        self.push.registry.config.upload_timeout
     }
 
-    async fn finish(mut self) -> Answer<I> {
-        let Some(writer) = self.writer.take() else {
-            return self.refuse(StoreError::Fenced);
-        };
-        match self.goal {
-            Goal::Park => self.park(writer).await,
-            Goal::Finish { digest, .. } => self.finish_as(writer, digest).await,
-        }
+    async fn finish(self) -> Answer<I> {
+        self.push.end(self.writer).await
     }
 
-    async fn abandon(mut self) {
-        let Some(writer) = self.writer.take() else {
-            return;
-        };
+    async fn abandon(self) {
+        let UploadBody { writer, push, .. } = self;
         if let Goal::Finish {
             route: RouteClass::UploadSingle,
             ..
-        } = self.goal
+        } = push.goal
         {
             // Nobody has been told the session's name, so nobody can come back to it.
             drop(writer);
-            let _ = self
-                .registry
-                .store
-                .cancel_upload(&self.repository, self.upload)
-                .await;
+            let store = &push.registry.store;
+            let _ = store.cancel_upload(&push.repository, push.upload).await;
             return;
         }
         match writer.park().await {
-            Ok(offset) => tracing::debug!(upload = %self.upload, offset, "upload parked"),
-            Err(error) => tracing::warn!(upload = %self.upload, %error, "upload not parked"),
+            Ok(offset) => tracing::debug!(upload = %push.upload, offset, "upload parked"),
+            Err(error) => tracing::warn!(upload = %push.upload, %error, "upload not parked"),
         }
     }
 }

@@ -20,7 +20,7 @@ use http::StatusCode;
 
 use super::stop::Stop;
 use crate::http1::exchange::Linger;
-use crate::http1::{After, BodyError, BodyFraming, Exchange, HeadError, ResponseHead, http_date};
+use crate::http1::{After, BodyError, BodyFraming, Exchange, ResponseHead, http_date};
 use crate::io::{Buffer, File, Io, Moment, Stream};
 use crate::limits::{
     ANSWER_PATIENCE, CHUNKED_SPARE_BYTES_MIN, GATHER_BYTES_FREE, GATHER_TIME_MAX,
@@ -151,9 +151,7 @@ where
                 After::Close(linger) => return Box::pin(self.close(linger)).await,
             }
             // A client that never lets its requests run out is one of many.
-            if !self.has_waited.replace(false) {
-                yield_now().await;
-            }
+            self.let_others_run().await;
         }
     }
 
@@ -184,7 +182,9 @@ where
                     }));
                 }
                 Ok(None) => {}
-                Err(error) => return Box::pin(self.refuse_head(error)).await,
+                Err(error) => {
+                    return Box::pin(self.refuse(error.status(), &error.to_string())).await;
+                }
             }
             let now = self.parts.io.now();
             let deadline = if self.unread.is_empty() {
@@ -197,21 +197,12 @@ where
                 Waited::Stopping if self.unread.is_empty() => return Ok(None),
                 Waited::Stopping => {}
                 Waited::TooLong if self.unread.is_empty() => return Ok(None),
-                Waited::TooLong => return Box::pin(self.refuse_slow_head()).await,
+                Waited::TooLong => {
+                    let why = "the request's head took too long";
+                    return Box::pin(self.refuse(StatusCode::REQUEST_TIMEOUT, why)).await;
+                }
             }
         }
-    }
-
-    async fn refuse_head(&mut self, error: HeadError) -> Result<Option<Request>, Over> {
-        self.refuse(error.status(), &error.to_string()).await
-    }
-
-    async fn refuse_slow_head(&mut self) -> Result<Option<Request>, Over> {
-        self.refuse(
-            StatusCode::REQUEST_TIMEOUT,
-            "the request's head took too long",
-        )
-        .await
     }
 
     async fn refuse(&mut self, status: StatusCode, why: &str) -> Result<Option<Request>, Over> {
@@ -256,9 +247,7 @@ where
                 Waited::Stopping | Waited::TooLong => return Ok(None),
             }
             // A client that sends as fast as this is read is one of many.
-            if !self.has_waited.replace(false) {
-                yield_now().await;
-            }
+            self.let_others_run().await;
         }
         let then = gather.then;
         Ok(Some(then(Bytes::from(body)).await))
@@ -326,13 +315,7 @@ where
         loop {
             let filled = match self.fill(&mut buffer, spare_min) {
                 Ok(filled) => filled,
-                Err(BodyFailure::Left) => {
-                    // What has arrived counts: it need not be sent again.
-                    if !buffer.is_empty() {
-                        let _ = sink.pour(buffer).await;
-                    }
-                    return Poured::Left;
-                }
+                Err(BodyFailure::Left) => return leave(sink, buffer).await,
                 Err(BodyFailure::Malformed(error)) => return Poured::Refused(refused_body(error)),
             };
             sink.progressed();
@@ -460,7 +443,7 @@ where
         if wanted == Wanted::Nothing {
             match self.wait_readable(silent_since + SILENT_BEFORE_PAUSE).await {
                 Ok(Waited::Ready) => return Ok(buffer),
-                Ok(Waited::Stopping) | Err(Over) => return Err(self.leave(sink, buffer).await),
+                Ok(Waited::Stopping) | Err(Over) => return Err(leave(sink, buffer).await),
                 Ok(Waited::TooLong) => {}
             }
         }
@@ -497,18 +480,6 @@ where
             }
         }
         Err(Poured::Left)
-    }
-
-    /// Keeps what has arrived of a body whose client is leaving, or is being left.
-    async fn leave<K: BodySink<I::File>>(
-        &mut self,
-        sink: &mut K,
-        buffer: Buffer,
-    ) -> Poured<I::File> {
-        if !buffer.is_empty() {
-            let _ = sink.pour(buffer).await;
-        }
-        Poured::Left
     }
 
     /// Sends an answer, and says what comes after it.
@@ -725,6 +696,13 @@ where
         }
     }
 
+    /// Gives the other tasks of the core their turn, unless waiting for the peer has done so.
+    async fn let_others_run(&self) {
+        if !self.has_waited.replace(false) {
+            yield_now().await;
+        }
+    }
+
     /// Forgets `count` bytes of `unread`; one that is empty keeps no memory.
     fn consume(&mut self, count: usize) {
         if count == self.unread.len() {
@@ -759,6 +737,15 @@ enum Filled {
 enum BodyFailure {
     Left,
     Malformed(BodyError),
+}
+
+/// Keeps what has arrived of a body whose client is leaving, or is being left: it need not be sent
+/// again.
+async fn leave<F, K: BodySink<F>>(sink: &mut K, buffer: Buffer) -> Poured<F> {
+    if !buffer.is_empty() {
+        let _ = sink.pour(buffer).await;
+    }
+    Poured::Left
 }
 
 fn refused_body<F>(error: BodyError) -> Response<F> {
