@@ -26,7 +26,7 @@ use credentials::{LineError, PasswordHash, Users, parse_basic, parse_htpasswd};
 use throttle::Throttle;
 use verified::{Fingerprint, Key, Verified};
 
-const HTPASSWD_BYTES_MAX: u64 = 16 << 20;
+const HTPASSWD_BYTES_MAX: usize = 16 << 20;
 /// Passwords compared at a time; see [`Access::turn`].
 const COMPARISONS_MAX: usize = 2;
 const CHALLENGE: &str = r#"Basic realm="Shoal Registry""#;
@@ -377,8 +377,8 @@ impl Source {
                 source,
             };
             found = Some(uring::stamp(path).map_err(unreadable)?);
-            let text = uring::read_text(path, HTPASSWD_BYTES_MAX).map_err(unreadable)?;
-            let lines = parse_htpasswd(&text);
+            let content = uring::read_small(path, HTPASSWD_BYTES_MAX).map_err(unreadable)?;
+            let lines = parse_htpasswd(&String::from_utf8_lossy(&content));
             users = lines.map_err(|error| AccessError::Line {
                 path: path.clone(),
                 error,

@@ -32,10 +32,6 @@ impl Buffer {
         &self.bytes[..self.filled]
     }
 
-    pub fn filled_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.filled]
-    }
-
     /// The part that is not filled yet.
     pub fn spare_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.filled..]

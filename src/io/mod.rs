@@ -21,7 +21,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use buffer::{Buffer, BufferPool};
@@ -218,10 +218,4 @@ pub trait Stream: 'static {
 /// The system's own monotonic clock as a [`Moment`], for the parts that run outside a core.
 pub fn system_moment() -> Moment {
     Instant::now().into()
-}
-
-/// An error that names the path it happened at.
-pub fn at_path(path: &Path) -> impl FnOnce(io::Error) -> (PathBuf, io::Error) {
-    let path = path.to_owned();
-    move |error| (path, error)
 }

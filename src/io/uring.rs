@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use compio::buf::{BufResult, IntoInner, IoBuf};
 use compio::driver::op::{Sync, WriteAt};
@@ -262,21 +262,8 @@ impl Io for UringIo {
 
     async fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
         let path = path.to_owned();
-        self.pools
-            .short
-            .run(move || {
-                let file = fs::File::open(path)?;
-                let mut bytes = Vec::new();
-                file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
-                if bytes.len() > bytes_max {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "larger than its kind",
-                    ));
-                }
-                Ok(bytes)
-            })
-            .await
+        let read = move || read_small(&path, bytes_max);
+        self.pools.short.run(read).await
     }
 
     async fn write_new(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
@@ -658,12 +645,6 @@ impl File for UringFile {
     }
 }
 
-/// How long the machine has been up; a start can be told from a wake-up by it.
-pub fn uptime() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
 /// Tells one state of a small file from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
@@ -683,17 +664,16 @@ pub fn stamp(path: &Path) -> io::Result<Stamp> {
     })
 }
 
-/// The text of a small configuration file. Blocks; for a pool's thread or the start.
-pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+/// The content of a small file; `InvalidData` beyond `bytes_max`. Blocks; for a pool's thread or
+/// the start.
+pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?
-        .take(bytes_max + 1)
+        .take(bytes_max as u64 + 1)
         .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "larger than its kind",
-        ));
+    if bytes.len() > bytes_max {
+        let problem = "larger than its kind";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(bytes)
 }

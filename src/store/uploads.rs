@@ -353,15 +353,6 @@ pub struct UploadWriter<I: Io> {
 }
 
 impl<I: Io> UploadWriter<I> {
-    pub fn id(&self) -> UploadId {
-        self.id
-    }
-
-    /// Bytes taken so far.
-    pub fn offset_bytes(&self) -> u64 {
-        self.offset_bytes
-    }
-
     /// Notes that the client has sent something, so that nobody takes over.
     pub fn progressed(&self) {
         self.lease.progressed(self.store.io.now());
@@ -405,7 +396,7 @@ impl<I: Io> UploadWriter<I> {
     }
 
     /// Makes all that was taken durable and lets go of the upload: the next writer begins at
-    /// [`offset_bytes`](Self::offset_bytes). Returns the durable offset.
+    /// the durable offset, which is returned.
     pub async fn park(mut self) -> Result<u64, StoreError> {
         self.make_durable().await?;
         Ok(self.offset_bytes)

@@ -5,7 +5,7 @@
 //! What exists once for the whole process (stored bytes, free disk) is in [`Telemetry`] itself.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -278,9 +278,8 @@ impl Drop for InFlight {
 /// All counters of the process. One exists; cores hold their [`CoreMetrics`] from it.
 pub struct Telemetry {
     cores: Vec<Arc<CoreMetrics>>,
-    // Signed: a removal may be counted before the addition it follows, by another core.
-    storage_bytes: AtomicI64,
-    blob_count: AtomicI64,
+    storage_bytes: AtomicU64,
+    blob_count: AtomicU64,
     gc_blobs_deleted: AtomicU64,
     gc_duration_micros: AtomicU64,
     disk_free: Mutex<BTreeMap<String, u64>>,
@@ -291,8 +290,8 @@ impl Telemetry {
     pub fn new(cores: usize) -> Self {
         Telemetry {
             cores: (0..cores).map(|_| Arc::new(CoreMetrics::new())).collect(),
-            storage_bytes: AtomicI64::new(0),
-            blob_count: AtomicI64::new(0),
+            storage_bytes: AtomicU64::new(0),
+            blob_count: AtomicU64::new(0),
             gc_blobs_deleted: AtomicU64::new(0),
             gc_duration_micros: AtomicU64::new(0),
             disk_free: Mutex::new(BTreeMap::new()),
@@ -310,22 +309,10 @@ impl Telemetry {
         Arc::new(CoreMetrics::new())
     }
 
-    /// Sets what is stored, as counted by the store when it opens or recounts.
+    /// Sets what is stored, as counted by the store.
     pub fn set_storage(&self, bytes: u64, blobs: u64) {
-        self.storage_bytes.store(signed(bytes), Relaxed);
-        self.blob_count.store(signed(blobs), Relaxed);
-    }
-
-    /// A blob of this size has become part of the storage.
-    pub fn blob_added(&self, bytes: u64) {
-        self.storage_bytes.fetch_add(signed(bytes), Relaxed);
-        self.blob_count.fetch_add(1, Relaxed);
-    }
-
-    /// A blob of this size has left the storage.
-    pub fn blob_removed(&self, bytes: u64) {
-        self.storage_bytes.fetch_sub(signed(bytes), Relaxed);
-        self.blob_count.fetch_sub(1, Relaxed);
+        self.storage_bytes.store(bytes, Relaxed);
+        self.blob_count.store(blobs, Relaxed);
     }
 
     /// A garbage collection removed this many blobs and took this long.
@@ -365,11 +352,8 @@ impl Telemetry {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = vec![
-            single(
-                &STORAGE_BYTES,
-                self.storage_bytes.load(Relaxed).max(0) as f64,
-            ),
-            single(&BLOB_COUNT, self.blob_count.load(Relaxed).max(0) as f64),
+            single(&STORAGE_BYTES, self.storage_bytes.load(Relaxed) as f64),
+            single(&BLOB_COUNT, self.blob_count.load(Relaxed) as f64),
             single(
                 &GC_BLOBS_DELETED,
                 self.gc_blobs_deleted.load(Relaxed) as f64,
@@ -488,10 +472,6 @@ impl Telemetry {
         metric.set_histogram(histogram);
         family(row, vec![metric])
     }
-}
-
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn seconds(micros: u64) -> f64 {
@@ -632,11 +612,9 @@ mod tests {
     }
 
     #[test]
-    fn storage_follows_what_is_added_and_removed_and_never_falls_below_zero() {
+    fn storage_and_collections_show_what_was_last_told() {
         let telemetry = Telemetry::new(1);
-        telemetry.set_storage(100, 3);
-        telemetry.blob_added(50);
-        telemetry.blob_removed(20);
+        telemetry.set_storage(130, 3);
         telemetry.collection_finished(4, Duration::from_millis(1500));
         telemetry.set_disk_free("/srv/oci", 7_000_000_000);
         let text = telemetry.render();
@@ -645,7 +623,7 @@ mod tests {
         assert_eq!(value(&text, "registry_gc_blobs_deleted"), 4.0);
         assert_eq!(value(&text, "registry_gc_duration_seconds"), 1.5);
         assert_eq!(value(&text, r#"disk_free_bytes{path="/srv/oci"}"#), 7e9);
-        telemetry.blob_removed(1000);
+        telemetry.set_storage(0, 0);
         assert_eq!(value(&telemetry.render(), "registry_storage_bytes"), 0.0);
     }
 
