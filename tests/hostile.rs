@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use support::http::{Connection, basic, push_noise};
 use support::noise::Noise;
 use support::server::Plan;
@@ -291,10 +292,14 @@ fn connections_to_the_metrics_port_leave_the_registry_its_descriptors() {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
         open.expect("our own child").count()
     };
+    assert_eq!(server.counter("registry_inflight_uploads", &[]), 0);
     let before = files(server.pid());
+    // Held up, so that all of them are there when the first is accepted.
+    server.signal(Signal::STOP);
     let idle: Vec<_> = (0..500)
         .map(|_| Connection::open(server.metrics_address))
         .collect();
+    server.signal(Signal::CONT);
     std::thread::sleep(Duration::from_millis(500));
     let taken = files(server.pid()) - before;
     println!("  {} idle connections take {taken} descriptors", idle.len());

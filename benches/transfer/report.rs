@@ -253,10 +253,15 @@ impl Report {
         let kept = spread(|round| round.cold.hot_gb_per_s / round.warm.hot_gb_per_s);
         let gap = spread(|round| round.cold.hot_gap_max.as_secs_f64() * 1e3);
         let warm_gap = spread(|round| round.warm.hot_gap_max.as_secs_f64() * 1e3);
+        let limit = spread(|round| round.limit.hot_gb_per_s / round.warm.hot_gb_per_s);
+        let limit_gap = spread(|round| round.limit.hot_gap_max.as_secs_f64() * 1e3);
+        let of_limit = spread(|round| round.cold.hot_gb_per_s / round.limit.hot_gb_per_s);
         self.tables += &format!(
             "\nhot pull beside a cold one, {target}: {:.2} GB/s beside cold ({:.2} GB/s, {:.0} % from disk), {:.2} \
              beside warm ({:.2}); kept {kept:.2}; longest gap beside cold {gap:.1} ms, beside warm {warm_gap:.1} ms; \
-             of the core {:.2} beside cold, {:.2} beside warm\n",
+             of the core {:.2} beside cold, {:.2} beside warm\n\
+             the machine's own share: {limit:.2} kept beside the warm one while the disk is read past the server as \
+             fast, longest gap {limit_gap:.1} ms; beside cold, {of_limit:.2} of that\n",
             spread(|round| round.cold.hot_gb_per_s).median,
             spread(|round| round.cold.other_gb_per_s).median,
             spread(|round| round.cold_share).median * 100.0,

@@ -53,9 +53,9 @@ pub(super) fn cached_pages(file: BorrowedFd<'_>, range: Range<u64>) -> io::Resul
     }
 }
 
-/// Which pages of `range` can be read without waiting: a page whose read has only begun is not one
-/// of them, though [`cached_pages`] counts it. `range` begins at a page's start.
-pub(super) fn readable_pages(file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<Vec<bool>> {
+/// Whether every page of `range` can be read without waiting: a page whose read has only begun
+/// cannot, though [`cached_pages`] counts it. `range` begins at a page's start.
+pub(super) fn all_readable(file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<bool> {
     const PAGE_BYTES: usize = 4096;
     let length = usize::try_from(range.end - range.start).expect("a window fits the address space");
     let mut states = vec![0u8; length.div_ceil(PAGE_BYTES)];
@@ -80,7 +80,7 @@ pub(super) fn readable_pages(file: BorrowedFd<'_>, range: Range<u64>) -> io::Res
     // SAFETY: the mapping was made above, and no reference into it exists.
     unsafe { libc::munmap(mapping, length) };
     if asked == 0 {
-        Ok(states.into_iter().map(|state| state & 1 == 1).collect())
+        Ok(states.iter().all(|state| state & 1 == 1))
     } else {
         Err(error)
     }

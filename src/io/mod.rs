@@ -187,12 +187,9 @@ pub trait File: Clone + 'static {
     fn modified(&self) -> io::Result<SystemTime>;
     /// Whether all of `range` is in memory, so that sending it does not wait for the disk.
     fn is_resident(&self, range: Range<u64>) -> bool;
-    /// Asks for `wanted` and resolves when `needed`, its beginning, is in memory.
-    fn read_ahead(
-        &self,
-        needed: Range<u64>,
-        wanted: Range<u64>,
-    ) -> impl Future<Output = io::Result<()>> + 'static;
+    /// Reads `range` into memory; resolves when it is there. Begun by the call, and not ended by
+    /// dropping the future.
+    fn read_ahead(&self, range: Range<u64>) -> impl Future<Output = io::Result<()>> + 'static;
 }
 
 /// A connection's bytes: readiness to wait for, tries that never block.

@@ -4,6 +4,7 @@
 //! hash runs beside the data plane and not on top of it. Work is never refused: the queue is
 //! as long as the number of requests that wait, which the connection limit bounds.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -25,9 +26,11 @@ pub struct Pools {
     pub read_ahead: ReadAhead,
 }
 
-/// Whether anybody has lately asked for pages that may still be on their way from the disk.
-#[derive(Debug, Clone, Default)]
+/// Where files are read ahead to, and whether that has lately been asked for, so that pages may
+/// still be on their way from the disk.
+#[derive(Debug, Clone)]
 pub struct ReadAhead {
+    nowhere: Arc<File>,
     /// Milliseconds of the last time on the monotonic clock, plus one; 0 for never.
     asked: Arc<AtomicU64>,
 }
@@ -35,6 +38,23 @@ pub struct ReadAhead {
 impl ReadAhead {
     /// Longer than a disk takes for what is asked at once.
     const RECENT: Duration = Duration::from_secs(2);
+    const NOWHERE: &str = "/dev/null";
+
+    pub fn open() -> std::io::Result<Self> {
+        let nowhere = File::options().write(true).open(Self::NOWHERE);
+        let nowhere = nowhere.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("{}: {error}", Self::NOWHERE))
+        })?;
+        Ok(Self {
+            nowhere: Arc::new(nowhere),
+            asked: Arc::default(),
+        })
+    }
+
+    /// A file that takes all and keeps nothing.
+    pub fn nowhere(&self) -> Arc<File> {
+        self.nowhere.clone()
+    }
 
     pub fn note(&self) {
         let now = super::system_moment().since_start();

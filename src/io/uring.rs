@@ -20,7 +20,7 @@ use compio::driver::op::{Sync, WriteAt};
 use compio::driver::{DriverType, ProactorBuilder};
 use compio::runtime::RuntimeBuilder;
 use compio::runtime::fd::PollFd;
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::kernel_calls;
@@ -28,8 +28,6 @@ use super::pool::Pools;
 use super::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream};
 
 const PAGE_BYTES: u64 = 4096;
-/// How far apart bytes are read to wait for a cold range.
-const PROBE_STEP_BYTES: usize = 128 << 10;
 const BACKLOG: i32 = 4096;
 const RING_ENTRIES: u32 = 1024;
 /// Tasks of a thread that others may have woken before it looks; beyond it they wait for it, some
@@ -491,14 +489,6 @@ fn whole_pages(range: &Range<u64>) -> Range<u64> {
     range.start / PAGE_BYTES * PAGE_BYTES..range.end.next_multiple_of(PAGE_BYTES)
 }
 
-/// The start of the first page of `window` that cannot be read without waiting. A kernel that does
-/// not say is believed to have them all.
-fn first_unreadable(file: &fs::File, window: &Range<u64>) -> Option<u64> {
-    let readable = kernel_calls::readable_pages(file.as_fd(), window.clone()).ok()?;
-    let first = readable.iter().position(|readable| !readable)?;
-    Some(window.start + first as u64 * PAGE_BYTES)
-}
-
 impl File for UringFile {
     async fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = self.file.clone();
@@ -617,27 +607,26 @@ impl File for UringFile {
             .is_ok_and(|cached| cached >= pages);
         // A page on its way from the disk counts as there, and sending it would wait for it. Only
         // read-ahead puts pages on their way, so the dearer question is asked beside one alone.
+        // A kernel that does not say is believed to have them all.
         let is_certain = !self.pools.read_ahead.is_recent();
-        all_there && (is_certain || first_unreadable(&self.file, &window).is_none())
+        let is_readable = || kernel_calls::all_readable(self.file.as_fd(), window).unwrap_or(true);
+        all_there && (is_certain || is_readable())
     }
 
-    fn read_ahead(
-        &self,
-        needed: Range<u64>,
-        wanted: Range<u64>,
-    ) -> impl Future<Output = io::Result<()>> + 'static {
+    fn read_ahead(&self, range: Range<u64>) -> impl Future<Output = io::Result<()>> + 'static {
         self.pools.read_ahead.note();
         let file = self.file.clone();
+        let nowhere = self.pools.read_ahead.nowhere();
         self.pools.long.run(move || {
-            let length = std::num::NonZero::new(wanted.end - wanted.start);
-            rustix::fs::fadvise(&file, wanted.start, length, Advice::WillNeed)?;
-            // Reading a byte waits for the page it is on, and copies next to nothing.
-            let window = whole_pages(&needed);
-            while let Some(offset) = first_unreadable(&file, &window) {
-                for offset in (offset..needed.end).step_by(PROBE_STEP_BYTES) {
-                    if file.read_at(&mut [0], offset)? == 0 {
-                        return Ok(());
-                    }
+            // Copies nothing, waits for each page, and lets the kernel read ahead as for any
+            // sequential reader: in large folios, at a seventh of what `WILLNEED` costs.
+            let mut offset = range.start;
+            while offset < range.end {
+                let rest = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+                match rustix::fs::sendfile(&nowhere, &file, Some(&mut offset), rest) {
+                    Ok(0) => break,
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
             Ok(())

@@ -78,25 +78,32 @@ impl<I: Io, V> Parts<I, V> {
     }
 }
 
-/// Serves `stream` until it closes, fails, or the server stops.
-pub async fn serve<I, S, V>(parts: Rc<Parts<I, V>>, stream: S, client: std::net::IpAddr)
+/// Serves `stream` until it closes, fails, or the server stops. It counts as open from the call,
+/// not from the first poll: who accepts in a row must see what it has accepted.
+pub fn serve<I, S, V>(
+    parts: Rc<Parts<I, V>>,
+    stream: S,
+    client: std::net::IpAddr,
+) -> impl Future<Output = ()>
 where
     I: Io,
     S: Stream<File = I::File>,
     V: Service<I::File>,
 {
-    let _open = parts.metrics.connection_opened();
-    let exchange = Exchange::new();
+    let open = parts.metrics.connection_opened();
     let mut connection = Connection {
         parts,
         stream,
-        exchange,
+        exchange: Exchange::new(),
         unread: Vec::new(),
         client,
         has_waited: Cell::new(false),
     };
-    // Ends of the peer's making are no news to anybody.
-    let _ = connection.serve().await;
+    async move {
+        // Ends of the peer's making are no news to anybody.
+        let _ = connection.serve().await;
+        drop(open);
+    }
 }
 
 /// The connection is over; nothing more can be said on it.
@@ -534,16 +541,26 @@ where
         patience: Duration,
     ) -> Result<(), Over> {
         let mut offset = range.start;
+        // What lies before it is in memory; the window behind it is perhaps being read.
         let mut resident_end = offset;
+        let mut underway = None;
+        let window = |start: u64| start..range.end.min(start + READ_AHEAD_BYTES);
         let mut steps = 0;
         while offset < range.end {
             let step = offset..range.end.min(offset + SEND_STEP_BYTES);
             if step.end > resident_end {
-                resident_end = range.end.min(offset + READ_AHEAD_BYTES);
-                let needed = offset..resident_end;
-                if !file.is_resident(needed.clone()) {
-                    let wanted = offset..range.end.min(resident_end + READ_AHEAD_BYTES);
-                    file.read_ahead(needed, wanted).await?;
+                let needed = window(resident_end);
+                resident_end = needed.end;
+                if underway.is_none() && !file.is_resident(needed.clone()) {
+                    underway = Some(file.read_ahead(needed));
+                }
+                if let Some(reading) = underway.take() {
+                    reading.await?;
+                    // The disk works on the next window while this one is sent.
+                    let next = window(resident_end);
+                    if !next.is_empty() && !file.is_resident(next.clone()) {
+                        underway = Some(file.read_ahead(next));
+                    }
                 }
             }
             match self.stream.try_send_file(file, step) {
@@ -563,7 +580,7 @@ where
                     let waiting = self.parts.io.now();
                     self.wait_writable(patience).await?;
                     if self.parts.io.now().since(waiting) > RESIDENCE_TRUSTED {
-                        resident_end = offset;
+                        (resident_end, underway) = (offset, None);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

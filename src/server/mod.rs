@@ -125,7 +125,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let pools = Pools {
         short: start_pool("pool-short", SHORT_POOL_THREADS, 0)?,
         long: start_pool("pool-long", LONG_POOL_THREADS, LONG_POOL_NICENESS)?,
-        read_ahead: ReadAhead::default(),
+        read_ahead: ReadAhead::open().map_err(StartError::Thread)?,
     };
     let _folder_lock = lock_storage(&config.store.root)?;
     let access = Access::open(config.access, uring::random_key()).map_err(StartError::Access)?;

@@ -407,11 +407,7 @@ impl File for SimulatedFile {
         !self.inner.random.borrow_mut().chance(2)
     }
 
-    fn read_ahead(
-        &self,
-        _: Range<u64>,
-        _: Range<u64>,
-    ) -> impl Future<Output = io::Result<()>> + 'static {
+    fn read_ahead(&self, _: Range<u64>) -> impl Future<Output = io::Result<()>> + 'static {
         self.submit(|disk, _| disk.read_ahead())
     }
 }

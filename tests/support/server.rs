@@ -168,8 +168,13 @@ impl Server {
 
     /// SIGTERM.
     pub fn ask_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends `signal` to the server: `Signal::STOP` and `Signal::CONT` hold it up.
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.process.id() as i32).expect("a child's id is positive");
-        kill_process(pid, Signal::TERM).expect("our own child");
+        kill_process(pid, signal).expect("our own child");
     }
 
     /// Waits for the end of a server that was asked to stop.
