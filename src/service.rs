@@ -2,8 +2,8 @@
 //!
 //! A [`Service`] looks at a request head and says what shall happen: [`Intake::Answer`] now,
 //! [`Intake::Gather`] a small body first, or [`Intake::Pour`] the body into a [`BodySink`].
-//! It never reads a socket. `server/connection.rs` does what was asked: it alone reads bodies,
-//! keeps the clock on them, says `100 Continue`, drains what was refused, and sends payloads.
+//! It never reads a socket. `server/connection.rs` and its folder do what was asked: they alone read bodies,
+//! keep the clock on them, say `100 Continue`, drain what was refused, and send payloads.
 
 use std::future::Future;
 use std::net::IpAddr;

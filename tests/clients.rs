@@ -31,6 +31,8 @@ enum Auth {
 struct Room {
     server: Server,
     folder: tempfile::TempDir,
+    /// podman takes no run folder whose path is longer than 50 characters, as a checkout's can be.
+    run: tempfile::TempDir,
 }
 
 impl Room {
@@ -48,6 +50,7 @@ impl Room {
         Room {
             server: plan.start(),
             folder,
+            run: tempfile::tempdir_in("/tmp").expect("every Linux has it"),
         }
     }
 
@@ -498,9 +501,7 @@ fn storage_command_in(room: &Room, client: &str, store: &str) -> Command {
         .env("STORAGE_DRIVER", "vfs")
         .env("BUILDAH_ISOLATION", "chroot");
     command.arg("--root").arg(room.path(store));
-    command
-        .arg("--runroot")
-        .arg(room.path(&format!("{store}-run")));
+    command.arg("--runroot").arg(room.run.path().join(store));
     command.args(["--storage-driver", "vfs"]);
     command
 }

@@ -20,7 +20,8 @@ use provisioner_controller::io::{Buffer, File};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
-use provisioner_controller::store::uploads::{FLUSH_STEP_BYTES, Intent};
+use provisioner_controller::store::upload_writer::FLUSH_STEP_BYTES;
+use provisioner_controller::store::uploads::Intent;
 use provisioner_controller::store::{Store, StoreError, UploadId};
 
 use simulator::disk::{IO_ERROR, STORAGE_FULL};

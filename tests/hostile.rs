@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use support::http::{Connection, basic, push_noise};
 use support::noise::Noise;
 use support::server::Plan;
-use support::{MIB, proc_facts, scratch, tool};
+use support::{GIB, MIB, proc_facts, scratch, tool};
 
 /// What `work` does again and again until this is dropped.
 struct Meanwhile {
@@ -166,6 +166,64 @@ fn uploads_that_trickle_leave_the_buffers_to_others() {
     );
     drop(trickling);
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// What the files below `folder` take of the disk, with what is set aside beyond their ends.
+fn blocks_bytes(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).expect("the storage");
+    let sizes = entries.flatten().map(|entry| {
+        let meta = entry.metadata().expect("nothing is removed meanwhile");
+        match meta.is_dir() {
+            true => blocks_bytes(&entry.path()),
+            false => std::os::unix::fs::MetadataExt::blocks(&meta) * 512,
+        }
+    });
+    sizes.sum()
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn an_upload_that_announces_the_whole_disk_keeps_little_of_it() {
+    let folder = scratch("announce");
+    let root = folder.path().join("oci");
+    let server = Plan::new(&root).start();
+    let free = rustix::fs::statvfs(folder.path()).expect("a file system");
+    let free = free.f_bavail * free.f_frsize;
+    // More than there is: refused before a byte of it is sent.
+    let mut body = begin_body(
+        server.address,
+        "PATCH",
+        &start_upload(server.address),
+        free + 64 * GIB,
+    );
+    let refused = body.read_answer("PATCH").expect("an answer");
+    assert_eq!(refused.status(), 507, "{}", refused.text());
+    // Most of what there is.
+    let mut body = begin_body(
+        server.address,
+        "PATCH",
+        &start_upload(server.address),
+        free * 9 / 10,
+    );
+    body.send_noise(Noise::new(24), 0..8 * MIB).expect("taken");
+    std::thread::sleep(Duration::from_millis(500));
+    let beginning = blocks_bytes(&root);
+    std::thread::sleep(Duration::from_secs(3));
+    let silent = blocks_bytes(&root);
+    body.send_noise(Noise::new(24), 8 * MIB..9 * MIB)
+        .expect("taken after a silence");
+    drop(body);
+    std::thread::sleep(Duration::from_millis(500));
+    let left = blocks_bytes(&root);
+    println!(
+        "  {} GiB announced: {} MiB set aside at first, {} when silent, {} when it has left",
+        free * 9 / 10 / GIB,
+        beginning / MIB,
+        silent / MIB,
+        left / MIB
+    );
+    assert!(beginning <= 1040 * MIB, "{beginning}");
+    assert!(silent <= 16 * MIB && left <= 16 * MIB, "{silent}, {left}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod manifests;
 mod recovery;
 pub mod tags;
+pub mod upload_writer;
 pub mod uploads;
 pub mod usage;
 
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use blobs::BlobReader;
 pub use error::StoreError;
 pub use layout::{Layout, UploadId};
-pub use uploads::{UploadWriter, VerifiedUpload};
+pub use upload_writer::{UploadWriter, VerifiedUpload};
 
 use crate::config::StoreConfig;
 use crate::io::Io;

@@ -110,14 +110,13 @@ impl<I: Io> Store<I> {
         if found.is_read_only || found.size_bytes < checkpoint.offset_bytes {
             return Ok(None);
         }
-        if found.size_bytes > checkpoint.offset_bytes {
-            let file = io
-                .open(&data, Open::Write)
-                .await
-                .map_err(StoreError::io("open", &data))?;
-            let cut = file.set_len(checkpoint.offset_bytes).await;
-            cut.map_err(StoreError::io("truncate", &data))?;
-        }
+        // Also one of the right size: a killed writer leaves what it had set aside beyond the end.
+        let file = io
+            .open(&data, Open::Write)
+            .await
+            .map_err(StoreError::io("open", &data))?;
+        let cut = file.set_len(checkpoint.offset_bytes).await;
+        cut.map_err(StoreError::io("truncate", &data))?;
         Ok(Some(Upload::new(repository, checkpoint, io.now())))
     }
 

@@ -1,0 +1,140 @@
+//! An answer on its way out: the only payload sender.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{Connection, Over, yield_now};
+use crate::http1::After;
+use crate::io::{File, Io, Stream};
+use crate::limits::{
+    ANSWER_PATIENCE, HEAD_READ_BYTES, READ_AHEAD_BYTES, RESIDENCE_TRUSTED, SEND_STEP_BYTES,
+    SEND_STEPS_PER_TURN,
+};
+use crate::service::{Payload, Response, Service};
+
+impl<I, S, V> Connection<I, S, V>
+where
+    I: Io,
+    S: Stream<File = I::File>,
+    V: Service<I::File>,
+{
+    /// Sends an answer, and says what comes after it.
+    pub(super) async fn send(&mut self, response: Response<I::File>) -> Result<After, Over> {
+        let Response {
+            mut head,
+            payload,
+            route,
+            length,
+        } = response;
+        head.push("X-Content-Type-Options", "nosniff");
+        head.push("X-Frame-Options", "DENY");
+        head.push("Referrer-Policy", "no-referrer");
+        head.push("Docker-Distribution-Api-Version", "registry/2.0");
+        let status = head.status();
+        let mut out = Vec::new();
+        self.exchange
+            .answer(&head, length, &self.parts.date(), &mut out);
+        // Counted before it is sent: who has read an answer finds it counted.
+        self.parts.metrics.answered(route, status.as_u16());
+        match payload {
+            Payload::None => self.write_all(&out, ANSWER_PATIENCE).await?,
+            Payload::Bytes(bytes) => {
+                if bytes.len() <= HEAD_READ_BYTES {
+                    out.extend_from_slice(&bytes);
+                    self.write_all(&out, ANSWER_PATIENCE).await?;
+                } else {
+                    self.write_all(&out, ANSWER_PATIENCE).await?;
+                    self.write_all(&bytes, ANSWER_PATIENCE).await?;
+                }
+            }
+            Payload::File {
+                file,
+                range,
+                patience,
+            } => {
+                let _in_flight = self.parts.metrics.download_begun();
+                self.write_all(&out, ANSWER_PATIENCE).await?;
+                drop(out);
+                self.send_file(&file, range, patience).await?;
+            }
+        }
+        Ok(self.exchange.finish())
+    }
+
+    /// Sends a part of a file from the page cache; what is not in it is read ahead elsewhere, so
+    /// that a cold file never holds up the core.
+    async fn send_file(
+        &mut self,
+        file: &I::File,
+        range: Range<u64>,
+        patience: Duration,
+    ) -> Result<(), Over> {
+        let mut offset = range.start;
+        // What lies before it is in memory; the window behind it is perhaps being read.
+        let mut resident_end = offset;
+        let mut underway = None;
+        let window = |start: u64| start..range.end.min(start + READ_AHEAD_BYTES);
+        let mut steps = 0;
+        while offset < range.end {
+            let step = offset..range.end.min(offset + SEND_STEP_BYTES);
+            if step.end > resident_end {
+                let needed = window(resident_end);
+                resident_end = needed.end;
+                if underway.is_none() && !file.is_resident(needed.clone()) {
+                    underway = Some(file.read_ahead(needed));
+                }
+                if let Some(reading) = underway.take() {
+                    reading.await?;
+                    // The disk works on the next window while this one is sent.
+                    let next = window(resident_end);
+                    if !next.is_empty() && !file.is_resident(next.clone()) {
+                        underway = Some(file.read_ahead(next));
+                    }
+                }
+            }
+            match self.stream.try_send_file(file, step) {
+                // The file is shorter than its length said: only a cut can tell the client.
+                Ok(0) => return Err(Over),
+                Ok(sent) => {
+                    offset += sent as u64;
+                    self.parts.metrics.sent(sent as u64);
+                    steps += 1;
+                    if steps == SEND_STEPS_PER_TURN {
+                        steps = 0;
+                        yield_now().await;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    steps = 0;
+                    let waiting = self.parts.io.now();
+                    self.wait_writable(patience).await?;
+                    if self.parts.io.now().since(waiting) > RESIDENCE_TRUSTED {
+                        (resident_end, underway) = (offset, None);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn write_all(&mut self, bytes: &[u8], patience: Duration) -> Result<(), Over> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.stream.try_write(rest) {
+                Ok(sent) => {
+                    self.parts.metrics.sent(sent as u64);
+                    rest = &rest[sent..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_writable(patience).await?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
