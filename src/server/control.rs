@@ -135,26 +135,26 @@ async fn expire_uploads(store: Store<UringIo>, idle: Duration) {
 
 /// Keeps `index.json` in step with the tags, and writes it once more at the end.
 async fn keep_image_view(store: Store<UringIo>, stop: Stop, ended: Rc<Cell<bool>>) {
-    let complain = |error| tracing::warn!(%error, "index.json is behind the tags");
-    match store.image_view().await {
-        Ok(mut view) => {
-            while !stop.is_raised() {
+    let mut view = None;
+    while !stop.is_raised() {
+        let kept = match &mut view {
+            None => store.image_view().await.map(|made| view = Some(made)),
+            Some(view) => {
                 {
-                    let due = std::pin::pin!(store.view_due(&view));
+                    let due = std::pin::pin!(store.view_due(view));
                     let stopping = std::pin::pin!(stop.raised());
                     select(due, stopping).await;
                 }
                 // Also once more at the end; never dropped on the way.
-                if let Err(error) = store.write_image_view(&mut view).await {
-                    complain(error);
-                    store
-                        .io()
-                        .sleep_until(store.io().now() + EXPIRY_INTERVAL)
-                        .await;
-                }
+                store.write_image_view(view).await
             }
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, "index.json is behind the tags");
+            let again = std::pin::pin!(store.io().sleep_until(store.io().now() + EXPIRY_INTERVAL));
+            let stopping = std::pin::pin!(stop.raised());
+            select(again, stopping).await;
         }
-        Err(error) => complain(error),
     }
     ended.set(true);
 }
