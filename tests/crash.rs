@@ -20,7 +20,7 @@ use provisioner_controller::io::{Buffer, File};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
-use provisioner_controller::store::upload_writer::FLUSH_STEP_BYTES;
+use provisioner_controller::store::upload_writer::{FINAL_CHECKPOINT_BYTES_MIN, FLUSH_STEP_BYTES};
 use provisioner_controller::store::uploads::Intent;
 use provisioner_controller::store::{Store, StoreError, UploadId};
 
@@ -853,4 +853,100 @@ fn a_failed_write_back_is_final_too() {
         write_backs > 0,
         "the upload is large enough to be written back"
     );
+}
+
+/// Between the last byte of a large blob and its 201 lie a dozen operations. From the record of the
+/// end on none of it is sent again, whichever of them is the last: the session is there with all of
+/// it, or the repository serves the blob.
+#[test]
+fn a_large_blob_whose_end_is_recorded_is_never_sent_again() {
+    let name = RepositoryName::parse("a").expect("it is a name");
+    let size_bytes = FINAL_CHECKPOINT_BYTES_MIN;
+    let content = vec![7; usize::try_from(size_bytes).expect("it is small")];
+    let digest = sha256(&content);
+    let session = RefCell::new(None);
+    let push = async |store: &SimulatedStore| {
+        let id = store.start_upload(&name, &[Algorithm::Sha256]).await?;
+        *session.borrow_mut() = Some(id);
+        let mut writer = store.write_upload(&name, id, Intent::default()).await?;
+        for part in content.chunks(1 << 20) {
+            writer.append(buffer(part)).await?;
+        }
+        let verified = writer.finish(digest).await?;
+        store.adopt(verified).await
+    };
+    let push_until = |change: u64| {
+        let world = World::on(empty_disk(1), 1);
+        world.disk().crash_at_change(change);
+        let run = world.run(async {
+            let store = open(world.io()).await?;
+            push(&store).await
+        });
+        (world, run)
+    };
+    // The record does not outlive the 201: what is deleted after it stays deleted.
+    let world = World::on(empty_disk(1), 1);
+    let deleted = world.run(async {
+        let store = open(world.io()).await?;
+        push(&store).await?;
+        store.delete_blob(&name, &digest).await
+    });
+    assert!(deleted.expect("no crash").expect("nothing is in the way"));
+    let world = World::on(world.crash(0), 3);
+    let found = world.run(async {
+        let store = open(world.io()).await.expect("open() finishes by itself");
+        store.open_blob(&name, &digest).await
+    });
+    let found = found.expect("no crash").expect("nothing is in the way");
+    assert!(found.is_none(), "a deleted blob is back");
+
+    // Everything there: the process was killed, or the power went and nothing unsynced was lost; nothing there
+    // that was not synced.
+    for end in ["killed", "all lost"] {
+        let (mut first_kept, mut kept_until) = (None, 0);
+        for change in 1.. {
+            let (world, run) = push_until(change);
+            if run.is_ok() {
+                break;
+            }
+            let last = world.disk().last_changes(4);
+            let disk = match end {
+                "killed" => world.kill(),
+                _ => world.crash(0),
+            };
+            let world = World::on(disk, 2);
+            let kept = world.run(async {
+                let store = open(world.io()).await.expect("open() finishes by itself");
+                if let Ok(Some(_)) = store.open_blob(&name, &digest).await {
+                    return true;
+                }
+                let Some(id) = *session.borrow() else {
+                    return false;
+                };
+                if store.upload_status(&name, id).await.ok() != Some(size_bytes) {
+                    return false;
+                }
+                // What is kept can be finished, too.
+                let writer = store.write_upload(&name, id, Intent::default()).await;
+                let verified = writer.expect("it is nobody's").finish(digest).await;
+                let adopted = store.adopt(verified.expect("all of it is there")).await;
+                adopted.expect("nothing is in the way");
+                true
+            });
+            let kept = kept.expect("no crash is planned");
+            assert!(
+                kept || first_kept.is_none(),
+                "{end}: kept after change {first_kept:?}, lost after change {change}:\n{last}"
+            );
+            if kept {
+                first_kept.get_or_insert(change);
+                kept_until = change;
+            }
+        }
+        let first_kept = first_kept.expect("its end is recorded before its 201");
+        assert!(
+            kept_until - first_kept > 10,
+            "{end}: {first_kept} to {kept_until}"
+        );
+    }
 }

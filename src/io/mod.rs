@@ -134,6 +134,9 @@ pub trait Io: Clone + 'static {
     fn remove_folder(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// Makes the folder `path` in an existing one; one that exists already is fine.
     fn make_folder(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Gives the owner the right to write to the file `path` back, which
+    /// [`File::make_read_only`] has taken. Durable on return.
+    fn make_writable(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// The entries of a folder in no order.
     fn list(&self, path: &Path) -> impl Future<Output = io::Result<Vec<Entry>>>;
     /// Makes every name in the folder `path` durable.

@@ -311,6 +311,18 @@ impl Io for UringIo {
             .await
     }
 
+    async fn make_writable(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        let short = &self.pools.short;
+        short
+            .run(move || {
+                let file = fs::File::open(path)?;
+                file.set_permissions(fs::Permissions::from_mode(0o644))?;
+                file.sync_all()
+            })
+            .await
+    }
+
     async fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         let path = path.to_owned();
         self.pools

@@ -3,7 +3,9 @@
 //! The order of [`Store::adopt`], each step durable before the next begins:
 //! 1. the content (synced by [`UploadWriter::finish`](super::UploadWriter::finish)),
 //! 2. its name under `blobs/` and the folder,
-//! 3. the repository's member file and its folder.
+//! 3. the repository's member file and its folder,
+//! 4. of a large blob, the end of the record by which a crash between 1 and 3 costs its client
+//!    nothing ([`FINAL_CHECKPOINT_BYTES_MIN`](super::upload_writer::FINAL_CHECKPOINT_BYTES_MIN)).
 //!
 //! Only then may a 201 be answered. A crash after 1 leaves an upload to be cleaned up, after 2 a
 //! blob no repository serves; both are invisible, and neither is in the way of the next push.
@@ -59,10 +61,23 @@ impl<I: Io> Store<I> {
         if is_new {
             self.shared.usage.added(upload.digest, upload.size_bytes);
         }
-        self.join_blob(&upload.repository, &upload.digest).await
+        self.join_blob(&upload.repository, &upload.digest).await?;
+        if upload.is_recorded {
+            // Not left to the background: a record that outlived the 201 would, at the next start,
+            // bring back a blob that has been deleted meanwhile.
+            let record = self.layout().upload_session(upload.id);
+            let removed = self.io.remove(&record).await;
+            removed.map_err(StoreError::io("remove", &record))?;
+            self.sync_folder(&self.layout().upload(upload.id)).await?;
+        }
+        Ok(())
     }
 
-    async fn join_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
+    pub(super) async fn join_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
         let repository = self.make_repository(name).await?;
         let _turn = repository.turn.lock().await;
         self.join(&repository, name, digest, Member::BLOB).await

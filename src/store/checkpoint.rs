@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! header      "SHOALUP1"  u16 length of name  name  …  sha256[..8] of all before
-//! checkpoint  "SHOALCP1"  u64 sequence  u64 offset  u16 length of state  state  …  sha256[..8]
+//! checkpoint  "SHOALCP1"  u64 sequence  u64 offset  u16 length of state  state  u8 final  …  sha256[..8]
 //! ```
 //! Numbers are little-endian. The data file is synced before a checkpoint that counts it is
 //! written, so the file's own length is never believed: recovery cuts it to the offset.
@@ -25,7 +25,7 @@ const _: () = assert!(
     "every name fits the header"
 );
 const _: () = assert!(
-    8 + 8 + 8 + 2 + crate::hash::HASH_STATE_BYTES_MAX + CHECKSUM_BYTES <= BLOCK_BYTES,
+    8 + 8 + 8 + 2 + crate::hash::HASH_STATE_BYTES_MAX + 1 + CHECKSUM_BYTES <= BLOCK_BYTES,
     "every hash state fits a block"
 );
 
@@ -35,6 +35,9 @@ pub struct Checkpoint {
     pub sequence: u64,
     pub offset_bytes: u64,
     pub hash: HashState,
+    /// All of the blob is there and has the digest that was claimed for it: what is left to do
+    /// is to give it its name.
+    pub is_final: bool,
 }
 
 impl Checkpoint {
@@ -44,6 +47,7 @@ impl Checkpoint {
             sequence: 0,
             offset_bytes: 0,
             hash: Hasher::new(algorithms).save(),
+            is_final: false,
         }
     }
 
@@ -60,6 +64,7 @@ impl Checkpoint {
         block.extend_from_slice(&self.offset_bytes.to_le_bytes());
         block.extend_from_slice(&(state.len() as u16).to_le_bytes());
         block.extend_from_slice(&state);
+        block.push(u8::from(self.is_final));
         seal(block)
     }
 
@@ -68,11 +73,14 @@ impl Checkpoint {
         let sequence = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
         let offset_bytes = u64::from_le_bytes(body.get(8..16)?.try_into().ok()?);
         let length = u16::from_le_bytes(body.get(16..18)?.try_into().ok()?);
-        let hash = HashState::from_bytes(body.get(18..18 + usize::from(length))?).ok()?;
+        let state_end = 18 + usize::from(length);
+        let hash = HashState::from_bytes(body.get(18..state_end)?).ok()?;
+        let is_final = *body.get(state_end)? == 1;
         Some(Self {
             sequence,
             offset_bytes,
             hash,
+            is_final,
         })
     }
 }
@@ -129,6 +137,7 @@ mod tests {
             sequence,
             offset_bytes: content.len() as u64,
             hash: hasher.save(),
+            is_final: sequence == 2,
         }
     }
 
@@ -146,6 +155,7 @@ mod tests {
         write(&mut file, &checkpoint(2, b"abcdef"));
         let (name, newest) = read_session_file(&file).expect("whole");
         assert_eq!((name, newest.offset_bytes), (repository, 6));
+        assert!(newest.is_final);
         let hasher = Hasher::restore(&newest.hash).expect("whole");
         let digest = hasher.finish(Algorithm::Sha256);
         assert_eq!(digest, Some(Digest::of(Algorithm::Sha256, b"abcdef")));

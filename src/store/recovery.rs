@@ -7,11 +7,12 @@ use std::io;
 use std::path::Path;
 
 use super::catalog::Upload;
-use super::checkpoint::{self, SESSION_FILE_BYTES};
+use super::checkpoint::{self, Checkpoint, SESSION_FILE_BYTES};
 use super::layout::{FORMAT, OCI_LAYOUT, UploadId};
 use super::{Store, StoreError};
+use crate::hash::Hasher;
 use crate::io::{File, Io, Open};
-use crate::oci::Algorithm;
+use crate::oci::{Algorithm, Digest, RepositoryName};
 
 const SMALL_FILE_BYTES_MAX: usize = 4096;
 
@@ -96,18 +97,29 @@ impl<I: Io> Store<I> {
             self.sync_folder(&layout.upload(id)).await?;
         }
         let data = layout.upload_data(id);
-        let Some(found) = io
-            .stat(&data)
-            .await
-            .map_err(StoreError::io("stat", &data))?
-        else {
+        let found = io.stat(&data).await;
+        let found = found.map_err(StoreError::io("stat", &data))?;
+        // A read-only file was finished, and the blob of that name may be this very file: a rename
+        // whose folders were not both synced may leave it under both. It is never cut.
+        if checkpoint.is_final && found.is_none_or(|found| found.is_read_only) {
+            if let Some(digest) = self.named_blob(&checkpoint).await? {
+                self.end_commit(&repository, &digest).await?;
+                return Ok(None);
+            }
+            if found.is_some() {
+                // It has no other name: it goes on being an upload.
+                let made = io.make_writable(&data).await;
+                made.map_err(StoreError::io("make writable", &data))?;
+            }
+        } else if found.is_some_and(|found| found.is_read_only) {
+            return Ok(None);
+        }
+        let Some(found) = found else {
             // Never begun; or finished and renamed into `blobs/`.
             let never_begun = checkpoint.offset_bytes == 0;
             return Ok(never_begun.then(|| Upload::new(repository, checkpoint, io.now())));
         };
-        // A read-only file was finished, and the blob of that name may be this very file: a rename
-        // whose folders were not both synced may leave it under both. It is never cut.
-        if found.is_read_only || found.size_bytes < checkpoint.offset_bytes {
+        if found.size_bytes < checkpoint.offset_bytes {
             return Ok(None);
         }
         // Also one of the right size: a killed writer leaves what it had set aside beyond the end.
@@ -118,6 +130,32 @@ impl<I: Io> Store<I> {
         let cut = file.set_len(checkpoint.offset_bytes).await;
         cut.map_err(StoreError::io("truncate", &data))?;
         Ok(Some(Upload::new(repository, checkpoint, io.now())))
+    }
+
+    /// Ends the commit of an upload that a crash met between the name of its blob and the
+    /// repository's member: its client sent all of it and asked for just that.
+    async fn end_commit(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        self.sync_folder(&self.layout().blobs(digest.algorithm()))
+            .await?;
+        self.join_blob(repository, digest).await
+    }
+
+    /// The blob that what the upload hashed is the content of, if it has its name.
+    async fn named_blob(&self, checkpoint: &Checkpoint) -> Result<Option<Digest>, StoreError> {
+        let Ok(hasher) = Hasher::restore(&checkpoint.hash) else {
+            return Ok(None);
+        };
+        for digest in hasher.algorithms().filter_map(|one| hasher.finish(one)) {
+            let found = self.stat_content(&digest).await?;
+            if found == Some(checkpoint.offset_bytes) {
+                return Ok(Some(digest));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes what an upload left, in any state of completeness.

@@ -33,6 +33,9 @@ pub const FLUSH_WINDOW_BYTES: u64 = 64 << 20;
 pub const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// Time between checkpoints inside a request.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// A blob at least this large has its end recorded before it gets its name, so that a crash in
+/// between costs none of it: below, sending it again costs less than the sync.
+pub const FINAL_CHECKPOINT_BYTES_MIN: u64 = 8 << 20;
 /// Bytes set aside at a time for a body of unknown length.
 const RESERVE_STEP_BYTES: u64 = 64 << 20;
 /// Bytes set aside at a time for a body whose length was announced: no more than a client that
@@ -48,6 +51,8 @@ pub struct VerifiedUpload {
     pub(super) repository: RepositoryName,
     pub(super) digest: Digest,
     pub(super) size_bytes: u64,
+    /// Recovery would end its commit.
+    pub(super) is_recorded: bool,
 }
 
 impl VerifiedUpload {
@@ -244,7 +249,7 @@ impl<I: Io> UploadWriter<I> {
         self.settle_checkpoint().await?;
         if self.checkpoint.offset_bytes != self.offset_bytes {
             self.settle_flush().await?;
-            self.begin_checkpoint();
+            self.begin_checkpoint(false);
             self.settle_checkpoint().await?;
         }
         self.give_back().await;
@@ -278,6 +283,13 @@ impl<I: Io> UploadWriter<I> {
             .map_err(StoreError::io("truncate", &path))?;
         // All of it durable. The mode tells recovery that this file is finished.
         self.settle_flush().await?;
+        // Recovery knows the claimed digest by the hash state, if that is of this algorithm alone.
+        let is_told = self.hasher.algorithms().eq([claimed.algorithm()]);
+        let is_recorded = is_told && self.offset_bytes >= FINAL_CHECKPOINT_BYTES_MIN;
+        if is_recorded {
+            self.begin_checkpoint(true);
+            self.settle_checkpoint().await?;
+        }
         if let Err(error) = self.file.make_read_only().await {
             return Err(self.fail("sync", error));
         }
@@ -289,6 +301,7 @@ impl<I: Io> UploadWriter<I> {
             repository: self.upload.repository.clone(),
             digest: claimed,
             size_bytes: self.offset_bytes,
+            is_recorded,
         })
     }
 
@@ -429,7 +442,7 @@ impl<I: Io> UploadWriter<I> {
         self.settle_write().await?;
         self.settle_checkpoint().await?;
         self.settle_flush().await?;
-        self.begin_checkpoint();
+        self.begin_checkpoint(false);
         Ok(())
     }
 
@@ -446,12 +459,13 @@ impl<I: Io> UploadWriter<I> {
     }
 
     /// Begins a checkpoint of all that has been written; bytes go on arriving meanwhile.
-    fn begin_checkpoint(&mut self) {
+    fn begin_checkpoint(&mut self, is_final: bool) {
         let first = self.checkpoint.sequence == 0;
         self.checkpoint = Checkpoint {
             sequence: self.checkpoint.sequence + 1,
             offset_bytes: self.offset_bytes,
             hash: self.hasher.save(),
+            is_final,
         };
         self.checkpoint_at = self.store.io.now();
         let work = write_checkpoint(

@@ -606,6 +606,14 @@ impl Disk {
         Ok(())
     }
 
+    pub fn make_writable(&mut self, path: &Path) -> Outcome<()> {
+        let node = self.find(path)?;
+        self.file_mut(node).read_only = false;
+        self.sync(node)?;
+        self.file_mut(node).read_only_durable = false;
+        Ok(())
+    }
+
     pub fn size_bytes(&self, node: NodeId) -> u64 {
         self.file(node).live.len() as u64
     }

@@ -246,6 +246,11 @@ impl Io for SimulatedIo {
         self.operate(move |disk, _| disk.make_folder(&path)).await
     }
 
+    async fn make_writable(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.operate(move |disk, _| disk.make_writable(&path)).await
+    }
+
     async fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         let path = path.to_owned();
         self.operate(move |disk, _| disk.list(&path)).await
