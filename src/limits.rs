@@ -40,6 +40,10 @@ pub const GATHER_TIME_MAX: Duration = Duration::from_secs(60);
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a connection may idle between requests.
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(600);
+/// The same once half of the connections that may be open are.
+pub const KEEP_ALIVE_IDLE_CROWDED: Duration = Duration::from_secs(60);
+/// The same once seven eighths are.
+pub const KEEP_ALIVE_IDLE_FULL: Duration = Duration::from_secs(5);
 /// Descriptors left to files and the like when connections are counted.
 pub const DESCRIPTORS_RESERVED: u64 = 512;
 /// Connections to the metrics port: few ask there, and what they hold is taken from the registry's.

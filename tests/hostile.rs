@@ -369,6 +369,35 @@ fn connections_to_the_metrics_port_leave_the_registry_its_descriptors() {
 
 #[test]
 #[ignore = "starts real processes; run by cargo x test"]
+fn connections_that_say_nothing_make_room_for_one_that_does() {
+    let folder = scratch("crowd");
+    let plan = Plan::new(&folder.path().join("oci")).open_files_max(1024);
+    let server = plan.start();
+    // More than the server takes; the rest wait in the kernel's queue.
+    let idle: Vec<_> = (0..500).map(|_| Connection::open(server.address)).collect();
+    let begun = Instant::now();
+    let mut connection = Connection::open(server.address);
+    connection
+        .stream()
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a timeout");
+    connection.ask("GET", "/v2/", &[], b"").expect(200);
+    let waited = begun.elapsed();
+    println!(
+        "  behind {} idle ones: {} ms",
+        idle.len(),
+        waited.as_millis()
+    );
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
+    assert!(
+        server.log().contains("limit of open files is low"),
+        "{}",
+        server.log()
+    );
+}
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
 fn a_stop_reaches_every_one_of_many_idle_connections() {
     let folder = scratch("stop-many");
     let mut server = Plan::new(&folder.path().join("oci")).start();

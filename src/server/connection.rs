@@ -25,17 +25,41 @@ use super::stop::Stop;
 use crate::http1::exchange::Linger;
 use crate::http1::{After, Exchange, ResponseHead, http_date};
 use crate::io::{Io, Moment, Stream};
-use crate::limits::{GATHERS_PER_CORE_MAX, HEAD_READ_BYTES, KEEP_ALIVE_IDLE};
+use crate::limits::{
+    GATHERS_PER_CORE_MAX, HEAD_READ_BYTES, KEEP_ALIVE_IDLE, KEEP_ALIVE_IDLE_CROWDED,
+    KEEP_ALIVE_IDLE_FULL,
+};
 use crate::service::{Intake, Request, Response, Service};
 use crate::telemetry::{CoreMetrics, RouteClass};
+
+/// What clients are granted.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientBounds {
+    /// How long a head may take to arrive once its first byte has.
+    pub read_timeout: Duration,
+    /// Connections that may be open at once, as far as these clients' part goes.
+    pub connections_max: u64,
+}
+
+impl ClientBounds {
+    /// How long a connection may idle that is one of `open`: the fewer are left, the shorter, so
+    /// that those who say nothing never keep out those who would.
+    fn idle_max(&self, open: u64) -> Duration {
+        let eighths = open.saturating_mul(8) / self.connections_max.max(1);
+        match eighths {
+            0..4 => KEEP_ALIVE_IDLE,
+            4..7 => KEEP_ALIVE_IDLE_CROWDED,
+            _ => KEEP_ALIVE_IDLE_FULL,
+        }
+    }
+}
 
 /// What the connections of one core share.
 pub struct Parts<I: Io, V> {
     pub io: I,
     pub service: V,
     pub metrics: Arc<CoreMetrics>,
-    /// How long a head may take to arrive once its first byte has.
-    pub read_timeout: Duration,
+    pub bounds: ClientBounds,
     pub stop: Stop,
     /// Turns to hold a larger body whole.
     gathers: Semaphore,
@@ -48,14 +72,14 @@ impl<I: Io, V> Parts<I, V> {
         io: I,
         service: V,
         metrics: Arc<CoreMetrics>,
-        read_timeout: Duration,
+        bounds: ClientBounds,
         stop: Stop,
     ) -> Self {
         Self {
             io,
             service,
             metrics,
-            read_timeout,
+            bounds,
             stop,
             gathers: Semaphore::new(GATHERS_PER_CORE_MAX),
             scratch: RefCell::new(vec![0; HEAD_READ_BYTES]),
@@ -174,6 +198,8 @@ where
     /// The next request's head; `None` when there is to be none.
     async fn next_request(&mut self) -> Result<Option<Request>, Over> {
         let begun = self.parts.io.now();
+        let open = self.parts.metrics.open_connections();
+        let idle_until = begun + self.parts.bounds.idle_max(open);
         let mut head_begun = None;
         loop {
             if self.parts.stop.is_raised() {
@@ -194,9 +220,9 @@ where
             }
             let now = self.parts.io.now();
             let deadline = if self.unread.is_empty() {
-                begun + KEEP_ALIVE_IDLE
+                idle_until
             } else {
-                *head_begun.get_or_insert(now) + self.parts.read_timeout
+                *head_begun.get_or_insert(now) + self.parts.bounds.read_timeout
             };
             match self.read_more(deadline).await? {
                 Waited::Ready => {}

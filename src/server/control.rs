@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use super::connection::{self, Parts};
+use super::connection::{self, ClientBounds, Parts};
 use super::router::MetricsPort;
 use super::stop::Stop;
 use crate::access::Access;
@@ -67,7 +67,10 @@ impl Control {
             io.clone(),
             MetricsPort { admin: self.admin },
             self.telemetry.unlisted(),
-            self.read_timeout,
+            ClientBounds {
+                read_timeout: self.read_timeout,
+                connections_max: METRICS_CONNECTIONS_MAX,
+            },
             stop_here.clone(),
         ));
         loop {

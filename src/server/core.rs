@@ -12,7 +12,7 @@ use crossbeam::queue::SegQueue;
 use event_listener::Event;
 use futures_util::future::select;
 
-use super::connection::{self, Parts};
+use super::connection::{self, ClientBounds, Parts};
 use super::router::MainPort;
 use super::stop::Stop;
 use crate::access::Access;
@@ -84,7 +84,7 @@ pub struct CoreParts {
     /// Body buffers a core may have out at once.
     pub buffers_max: usize,
     pub admin: Admin,
-    pub read_timeout: Duration,
+    pub bounds: ClientBounds,
     pub stop: Stop,
 }
 
@@ -125,7 +125,7 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
         io.clone(),
         service,
         metrics.clone(),
-        parts.read_timeout,
+        parts.bounds,
         stop_here.clone(),
     ));
     loop {

@@ -38,6 +38,7 @@ use crate::telemetry::Telemetry;
 pub use router::{MainPort, MetricsPort};
 pub use stop::Stop;
 
+use self::connection::ClientBounds;
 use self::core::{CoreParts, Inbox};
 
 /// How long to wait for what a process that has just been killed still holds.
@@ -146,6 +147,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
 
     let slots = config.registry.concurrent_uploads_max.get();
     let registry = Arc::new(config.registry);
+    let connections_max = connections_max();
     let parts = CoreParts {
         shared: shared.clone(),
         access: access.clone(),
@@ -154,7 +156,11 @@ pub fn run(config: Config) -> Result<(), StartError> {
         // Should all uploads meet on one core, each can still fill one buffer while it writes another.
         buffers_max: slots * BUFFERS_PER_UPLOAD,
         admin: admin.clone(),
-        read_timeout: config.server.read_timeout,
+        bounds: ClientBounds {
+            read_timeout: config.server.read_timeout,
+            // The acceptor keeps the cores even.
+            connections_max: (connections_max / processors.len()) as u64,
+        },
         stop: stop.clone(),
     };
     let mut inboxes = Vec::new();
@@ -172,7 +178,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let accept = acceptor::Acceptor {
         socket: main_socket,
         inboxes,
-        connections_max: connections_max(),
+        connections_max,
         stop: stop.clone(),
     };
     accept

@@ -14,6 +14,7 @@ use provisioner_controller::config::{AccessConfig, RegistryConfig, StoreConfig};
 use provisioner_controller::io::{BufferPool, Io, Listener};
 use provisioner_controller::limits::HEAD_READ_BYTES;
 use provisioner_controller::registry::Registry;
+use provisioner_controller::server::connection::ClientBounds;
 use provisioner_controller::server::{MainPort, Stop, connection};
 use provisioner_controller::store::{Store, StoreError};
 use provisioner_controller::telemetry::Telemetry;
@@ -53,7 +54,11 @@ pub async fn serve(io: SimulatedIo, root: &Path) -> Result<Store<SimulatedIo>, S
         admin,
     };
     let read_timeout = Duration::from_secs(30);
-    let parts = connection::Parts::new(io.clone(), service, metrics, read_timeout, Stop::default());
+    let bounds = ClientBounds {
+        read_timeout,
+        connections_max: u64::MAX,
+    };
+    let parts = connection::Parts::new(io.clone(), service, metrics, bounds, Stop::default());
     let parts = Rc::new(parts);
     let listener = io
         .listen(SocketAddr::from(ADDRESS))

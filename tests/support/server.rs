@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::Connection;
 use super::kernel::{self, Refusal};
+use super::tool;
 
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -19,6 +20,7 @@ pub struct Plan {
     storage: PathBuf,
     settings: Vec<(String, String)>,
     refusal: Option<Refusal>,
+    open_files_max: Option<u64>,
     address: SocketAddr,
     metrics_address: SocketAddr,
 }
@@ -38,6 +40,7 @@ impl Plan {
             storage: storage.to_owned(),
             settings: Vec::new(),
             refusal: None,
+            open_files_max: None,
             address: free_address(),
             metrics_address: free_address(),
         }
@@ -51,6 +54,12 @@ impl Plan {
 
     pub fn without_io_uring(mut self, refusal: Refusal) -> Plan {
         self.refusal = Some(refusal);
+        self
+    }
+
+    /// With so many open files allowed, and no right to more.
+    pub fn open_files_max(mut self, open_files_max: u64) -> Plan {
+        self.open_files_max = Some(open_files_max);
         self
     }
 
@@ -106,7 +115,16 @@ impl Plan {
             .append(true)
             .open(log)
             .expect("the scratch folder is ours");
-        let mut command = Command::new(&binary);
+        let mut command = match self.open_files_max {
+            None => Command::new(&binary),
+            Some(open_files_max) => {
+                let mut command = Command::new(tool::find("prlimit"));
+                command
+                    .arg(format!("--nofile={open_files_max}"))
+                    .arg(&binary);
+                command
+            }
+        };
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
