@@ -27,6 +27,7 @@ pub struct Config {
     pub server: ServerConfig,
     pub registry: RegistryConfig,
     pub store: StoreConfig,
+    pub gc: GcConfig,
     pub access: AccessConfig,
     /// Settings in effect, in the order of the table, ready to be shown.
     shown: Vec<(&'static str, String)>,
@@ -44,6 +45,8 @@ pub struct ServerConfig {
     pub read_timeout: Duration,
     /// How long running downloads are given at a stop.
     pub stop_timeout: Duration,
+    /// Whether `/admin/` is served.
+    pub enable_admin: bool,
 }
 
 /// Whether there is a registry, and how patient it is.
@@ -67,6 +70,8 @@ pub struct StoreConfig {
     /// Accept manifests that name absent blobs.
     pub allow_sparse: bool,
     pub immutable_tags: ImmutableTags,
+    /// How long an answer that says that something is there keeps it there.
+    pub lease: Duration,
 }
 
 impl StoreConfig {
@@ -77,8 +82,18 @@ impl StoreConfig {
             blob_bytes_max: None,
             allow_sparse: false,
             immutable_tags: ImmutableTags::None,
+            lease: Duration::from_secs(30 * 60),
         }
     }
+}
+
+/// When garbage is collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcConfig {
+    /// `None`: only when asked for.
+    pub interval: Option<Duration>,
+    /// How long something must have been unreachable before it is removed.
+    pub grace: Duration,
 }
 
 /// Who may use the registry.
@@ -237,6 +252,7 @@ fn warnings(values: &Values, environment: &BTreeMap<String, String>) -> Vec<Conf
         }
     }
     values.without_effect(&mut warnings);
+    values.unusual(&mut warnings);
     let known: Vec<&'static str> = SETTINGS
         .iter()
         .flat_map(|setting| {
@@ -387,6 +403,11 @@ pub enum ConfigWarning {
         variable: &'static str,
         because: &'static str,
     },
+    /// Valid, and not what most want: `consequence` says why.
+    Unusual {
+        variable: &'static str,
+        consequence: &'static str,
+    },
 }
 
 impl fmt::Display for ConfigWarning {
@@ -407,6 +428,10 @@ impl fmt::Display for ConfigWarning {
             ConfigWarning::NoEffect { variable, because } => {
                 write!(out, "{variable} has no effect while {because}")
             }
+            ConfigWarning::Unusual {
+                variable,
+                consequence,
+            } => write!(out, "{variable}: {consequence}"),
         }
     }
 }

@@ -9,11 +9,13 @@ use super::values::{
     ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
 };
 use super::{
-    AccessConfig, BasicLogin, BasicSecret, Config, ConfigProblem, ConfigWarning, RegistryConfig,
-    ServerConfig, StoreConfig,
+    AccessConfig, BasicLogin, BasicSecret, Config, ConfigProblem, ConfigWarning, GcConfig,
+    RegistryConfig, ServerConfig, StoreConfig,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// Below this age no longer keeps a slow push together.
+const USUAL_GRACE_MIN: Duration = Duration::from_secs(3600);
 /// What bcrypt looks at of a password.
 const PASSWORD_BYTES_MAX: usize = 72;
 
@@ -90,6 +92,10 @@ pub(super) struct Values {
     blob_bytes_max: u64,
     immutable_tags: ImmutableTags,
     allow_sparse: bool,
+    gc_interval: Duration,
+    gc_grace: Duration,
+    gc_lease: Duration,
+    enable_admin: bool,
 }
 
 impl Values {
@@ -116,6 +122,10 @@ impl Values {
             blob_bytes_max: 0,
             immutable_tags: ImmutableTags::None,
             allow_sparse: false,
+            gc_interval: Duration::ZERO,
+            gc_grace: Duration::ZERO,
+            gc_lease: Duration::ZERO,
+            enable_admin: true,
         }
     }
 
@@ -193,6 +203,17 @@ impl Values {
         }
     }
 
+    /// Settings that are valid and have a price.
+    pub(super) fn unusual(&self, warnings: &mut Vec<ConfigWarning>) {
+        if self.gc_grace < USUAL_GRACE_MIN {
+            warnings.push(ConfigWarning::Unusual {
+                variable: "REGISTRY_GC_GRACE_PERIOD",
+                consequence: "below 1h it protects no slow push: what is pushed is kept by \
+                              REGISTRY_GC_LEASE alone until its manifest is there",
+            });
+        }
+    }
+
     pub(super) fn into_config(self, shown: Vec<(&'static str, String)>) -> Config {
         let basic = (self.auth_mode == AuthMode::Basic && !self.basic_user.is_empty()).then(|| {
             let secret = if self.basic_hash.is_empty() {
@@ -221,6 +242,7 @@ impl Values {
                 log_level: self.log_level,
                 read_timeout: self.read_timeout,
                 stop_timeout: self.stop_timeout,
+                enable_admin: self.enable_admin,
             },
             registry: RegistryConfig {
                 enabled: self.enabled,
@@ -233,6 +255,11 @@ impl Values {
                 blob_bytes_max: (self.blob_bytes_max > 0).then_some(self.blob_bytes_max),
                 allow_sparse: self.allow_sparse,
                 immutable_tags: self.immutable_tags,
+                lease: self.gc_lease,
+            },
+            gc: GcConfig {
+                interval: (!self.gc_interval.is_zero()).then_some(self.gc_interval),
+                grace: self.gc_grace,
             },
             access,
             shown,
@@ -544,6 +571,43 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Accept manifests that name blobs the repository does not have.",
         apply!(|v, t| v.allow_sparse = boolean(t)?, |v| v
             .allow_sparse
+            .to_string()),
+    ),
+    row(
+        "REGISTRY_GC_INTERVAL",
+        "1h",
+        "a duration, such as 1h; 0 for none",
+        "How often garbage is collected; 0: only by POST /admin/gc.",
+        apply!(|v, t| v.gc_interval = duration(t)?, |v| duration_text(
+            v.gc_interval
+        )),
+    ),
+    row(
+        "REGISTRY_GC_GRACE_PERIOD",
+        "24h",
+        "a duration, such as 24h",
+        "How long something must have been unreachable before it is removed.",
+        apply!(|v, t| v.gc_grace = duration(t)?, |v| duration_text(
+            v.gc_grace
+        )),
+    ),
+    row(
+        "REGISTRY_GC_LEASE",
+        "30m",
+        "a duration, such as 30m",
+        "How long a push, a HEAD or a mount keeps what it was told is there; nothing is removed \
+         before the program has run for so long.",
+        apply!(|v, t| v.gc_lease = duration(t)?, |v| duration_text(
+            v.gc_lease
+        )),
+    ),
+    row(
+        "ENABLE_ADMIN",
+        "true",
+        BOOL,
+        "Whether POST /admin/gc is served.",
+        apply!(|v, t| v.enable_admin = boolean(t)?, |v| v
+            .enable_admin
             .to_string()),
     ),
 ];

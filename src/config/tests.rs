@@ -46,6 +46,10 @@ fn each_setting_has_its_effect() {
         ("REGISTRY_MAX_BLOB_SIZE", "1000"),
         ("REGISTRY_IMMUTABLE_TAGS", "tools,os-images"),
         ("REGISTRY_ALLOW_SPARSE", "true"),
+        ("REGISTRY_GC_INTERVAL", "15m"),
+        ("REGISTRY_GC_GRACE_PERIOD", "1h"),
+        ("REGISTRY_GC_LEASE", "10m"),
+        ("ENABLE_ADMIN", "false"),
     ])
     .expect("all of it is valid");
     assert_eq!(loaded.warnings, []);
@@ -73,6 +77,24 @@ fn each_setting_has_its_effect() {
     assert_eq!(config.store.blob_bytes_max, Some(1000));
     assert!(config.store.immutable_tags.covers("tools/alpine"));
     assert!(config.store.allow_sparse);
+    assert_eq!(config.gc.interval, Some(Duration::from_secs(900)));
+    assert_eq!(config.gc.grace, Duration::from_secs(3600));
+    assert_eq!(config.store.lease, Duration::from_secs(600));
+    assert!(!config.server.enable_admin);
+}
+
+#[test]
+fn a_short_grace_is_warned_of_and_no_interval_means_on_request() {
+    let loaded = load(&[
+        ("REGISTRY_GC_GRACE_PERIOD", "0"),
+        ("REGISTRY_GC_INTERVAL", "0"),
+    ])
+    .expect("both are valid");
+    assert_eq!(loaded.config.gc.interval, None);
+    let [warning] = &loaded.warnings[..] else {
+        panic!("one warning: {:?}", loaded.warnings);
+    };
+    assert!(warning.to_string().contains("REGISTRY_GC_GRACE_PERIOD"));
 }
 
 #[test]
@@ -111,8 +133,8 @@ fn a_bad_value_is_named_with_what_would_be_right_and_all_at_once() {
 fn a_feature_that_does_not_exist_yet_is_refused_and_its_default_is_not() {
     let text = problem(&[("TLS_CERT_FILE", "/etc/cert.pem")]);
     assert!(text.contains("not available in this version"), "{text}");
-    assert!(problem(&[("REGISTRY_GC_GRACE_PERIOD", "1h")]).contains("not available"));
-    assert!(load(&[("REGISTRY_GC_INTERVAL", "1h"), ("AUTH_MODE", "none")]).is_ok());
+    assert!(problem(&[("REGISTRY_RETENTION_TOOLS_KEEP", "5")]).contains("not available"));
+    assert!(load(&[("REGISTRY_AUDIT_LOG_PATH", "stdout"), ("AUTH_MODE", "none")]).is_ok());
 }
 
 #[test]

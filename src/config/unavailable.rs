@@ -57,10 +57,8 @@ const fn secret(name: &'static str, feature: &'static str) -> Unavailable {
     }
 }
 
-const COLLECTOR: &str = "garbage collection";
 const RETENTION: &str = "retention";
 const AUDIT: &str = "the audit log";
-const ADMIN: &str = "the admin endpoint";
 const TLS: &str = "TLS";
 const API: &str = "the provisioning API";
 const MEDIA: &str = "task media";
@@ -70,13 +68,9 @@ const REDFISH: &str = "Redfish";
 
 /// Every one, by feature.
 pub(super) const UNAVAILABLE: &[Unavailable] = &[
-    row("REGISTRY_GC_INTERVAL", "1h", COLLECTOR),
-    row("REGISTRY_GC_GRACE_PERIOD", "24h", COLLECTOR),
-    row("REGISTRY_GC_LEASE", "30m", COLLECTOR),
     row("REGISTRY_RETENTION_TOOLS_KEEP", "0", RETENTION),
     row("REGISTRY_ENABLE_AUDIT_LOG", "true", AUDIT),
     row("REGISTRY_AUDIT_LOG_PATH", "stdout", AUDIT),
-    row("ENABLE_ADMIN", "true", ADMIN),
     row("ENABLE_TLS", "false", TLS),
     row("TLS_CERT_FILE", "", TLS),
     row("TLS_KEY_FILE", "", TLS),
@@ -115,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_default_is_recognised_in_any_spelling_and_nothing_else_is() {
-        let interval = row("X", "1h", COLLECTOR);
+        let interval = row("X", "1h", RETENTION);
         assert!(interval.is_default("1h"));
         assert!(interval.is_default("60m"));
         assert!(interval.is_default(""));
