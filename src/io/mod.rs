@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub use buffer::{Buffer, BufferPool};
 
 /// A point on the monotonic clock of an [`Io`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment(Duration);
 
 impl Moment {

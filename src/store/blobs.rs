@@ -17,7 +17,7 @@ use super::{Store, StoreError, VerifiedUpload};
 use crate::io::{File, Io, Open};
 use crate::oci::{Descriptor, Digest, RepositoryName};
 
-/// An open blob. It outlives its name, so reading needs no lease.
+/// An open blob. It outlives its name, so reading it needs no pin.
 #[derive(Debug, Clone)]
 pub struct BlobReader<F> {
     pub file: F,
@@ -35,10 +35,11 @@ impl<I: Io> Store<I> {
         if !self.holds_blob(name, digest).await? {
             return Ok(None);
         }
+        self.note_read(digest).await?;
         self.open_content(digest).await
     }
 
-    /// Makes a verified upload a blob of its repository. Durable on return.
+    /// Makes a verified upload a blob of its repository, and promises it. Durable on return.
     pub async fn adopt(&self, upload: VerifiedUpload) -> Result<(), StoreError> {
         let adopted = self.adopt_content(&upload).await;
         // The session is over either way; what it leaves behind is not waited for.
@@ -47,20 +48,10 @@ impl<I: Io> Store<I> {
     }
 
     async fn adopt_content(&self, upload: &VerifiedUpload) -> Result<(), StoreError> {
-        let path = self.layout().blob(&upload.digest);
-        // The name may be there already, with the same content: pushed twice, or by two clients
-        // at once. The rename is then a replacement of equals.
-        let is_new = self.stat_content(&upload.digest).await?.is_none();
-        let data = self.layout().upload_data(upload.id);
-        self.io
-            .rename(&data, &path)
-            .await
-            .map_err(StoreError::io("rename to", &path))?;
+        let _claim = self.claim(&upload.digest).await?;
+        self.name_content(upload).await?;
         self.sync_folder(&self.layout().blobs(upload.digest.algorithm()))
             .await?;
-        if is_new {
-            self.shared.usage.added(upload.digest, upload.size_bytes);
-        }
         self.join_blob(&upload.repository, &upload.digest).await?;
         if upload.is_recorded {
             // Not left to the background: a record that outlived the 201 would, at the next start,
@@ -73,6 +64,24 @@ impl<I: Io> Store<I> {
         Ok(())
     }
 
+    async fn name_content(&self, upload: &VerifiedUpload) -> Result<(), StoreError> {
+        let _alone = self.shared.naming.alone(&upload.digest).await;
+        // The name may be there already, with the same content: pushed twice, or by two clients
+        // at once. The rename is then a replacement of equals.
+        let is_new = self.stat_content(&upload.digest).await?.is_none();
+        let data = self.layout().upload_data(upload.id);
+        let path = self.layout().blob(&upload.digest);
+        self.io
+            .rename(&data, &path)
+            .await
+            .map_err(StoreError::io("rename to", &path))?;
+        if is_new {
+            self.shared.usage.added(upload.digest, upload.size_bytes);
+        }
+        Ok(())
+    }
+
+    /// The caller shares the claim on `digest`.
     pub(super) async fn join_blob(
         &self,
         name: &RepositoryName,

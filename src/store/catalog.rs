@@ -16,6 +16,7 @@ use event_listener::{Event, EventListener};
 
 use super::checkpoint::Checkpoint;
 use super::layout::UploadId;
+use super::pins::{Pins, Span};
 use crate::io::Moment;
 use crate::oci::{Digest, MediaType, RepositoryName, Tag};
 
@@ -89,9 +90,24 @@ impl Catalog {
         lock(&self.uploads).get(&id).cloned()
     }
 
-    /// Forgets the upload; `false` when it was gone already.
-    pub fn remove_upload(&self, id: UploadId) -> bool {
+    /// Forgets the upload; `false` when it was gone already. What its repository promised goes on
+    /// from its `now` on for as long as `carries`: twice the lease.
+    pub fn remove_upload(&self, id: UploadId, now: Moment, carries: Duration) -> bool {
+        let Some(upload) = self.upload(id) else {
+            return false;
+        };
+        // Noted before it is forgotten: whoever looks at the living ones first misses neither.
+        if let Some(repository) = self.known(&upload.repository) {
+            repository.pins().uploaded(upload.span(carries), now);
+        }
         lock(&self.uploads).remove(&id).is_some()
+    }
+
+    /// The spans of the uploads to `name` that have not ended.
+    pub fn living_spans(&self, name: &RepositoryName, carries: Duration) -> Vec<Span> {
+        let uploads = lock(&self.uploads);
+        let here = uploads.values().filter(|upload| upload.repository == *name);
+        here.map(|upload| upload.span(carries)).collect()
     }
 
     /// Uploads nobody writes to and nobody has touched for `idle`.
@@ -118,6 +134,9 @@ pub struct Repository {
     /// after it.
     member_changes: AtomicU64,
     folders_made: AtomicBool,
+    /// A tag's file held no digest when the tags were read, so what it should hold is unknown.
+    has_damaged_tags: AtomicBool,
+    pins: Mutex<Pins>,
 }
 
 impl Repository {
@@ -201,6 +220,27 @@ impl Repository {
         members.remove(digest);
     }
 
+    /// The digest of each tag; a digest stands there as often as it is tagged.
+    pub fn tagged(&self) -> Vec<Digest> {
+        let tags = lock(&self.tags);
+        tags.iter()
+            .flat_map(|tags| tags.values().copied())
+            .collect()
+    }
+
+    pub fn has_damaged_tags(&self) -> bool {
+        self.has_damaged_tags.load(Ordering::Acquire)
+    }
+
+    pub fn set_has_damaged_tags(&self) {
+        self.has_damaged_tags.store(true, Ordering::Release);
+    }
+
+    /// What clients were promised of this repository. Held for a look-up.
+    pub fn pins(&self) -> MutexGuard<'_, Pins> {
+        lock(&self.pins)
+    }
+
     pub fn folders_made(&self) -> bool {
         self.folders_made.load(Ordering::Acquire)
     }
@@ -220,6 +260,7 @@ fn bound(members: &mut HashMap<Digest, Member>) {
 #[derive(Debug)]
 pub struct Upload {
     pub repository: RepositoryName,
+    started: Moment,
     state: Mutex<UploadState>,
     /// Notified when a writer lets go and when a checkpoint is made.
     changed: Event,
@@ -255,6 +296,7 @@ impl Upload {
         };
         Self {
             repository,
+            started: now,
             state: Mutex::new(state),
             changed: Event::new(),
         }
@@ -274,6 +316,19 @@ impl Upload {
 
     fn is_idle_for(&self, now: Moment, idle: Duration) -> bool {
         lock(&self.state).is_idle_for(now, idle)
+    }
+
+    /// The time in which it carries pins on: from its start to so long after its last byte.
+    fn span(&self, carries: Duration) -> Span {
+        let state = lock(&self.state);
+        let writer = state.writer.as_ref();
+        let last_byte = writer.map_or(state.touched, |writer| {
+            state.touched.max(writer.last_progress())
+        });
+        Span {
+            start: self.started,
+            end: last_byte + carries,
+        }
     }
 
     pub fn listen(&self) -> EventListener {
@@ -380,6 +435,11 @@ impl WriterLease {
     /// Notes that the writer's client has sent something.
     pub fn progressed(&self, now: Moment) {
         self.progress.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// When the client last sent something.
+    pub fn last_progress(&self) -> Moment {
+        Moment::from_start(Duration::from_millis(self.progress.load(Ordering::Relaxed)))
     }
 
     /// Time since the client last sent something.

@@ -155,6 +155,14 @@ impl<I: Io> Store<I> {
 
     /// Every repository, found by walking the folders.
     async fn repository_names(&self) -> Result<Vec<RepositoryName>, StoreError> {
+        self.repositories_where(Layout::is_tags_folder).await
+    }
+
+    /// Every name below whose folder lies one that `is_sign`, in order; once for each sign.
+    pub(super) async fn repositories_where(
+        &self,
+        is_sign: impl Fn(&str) -> bool,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
         let mut names = Vec::new();
         let mut folders = vec![(self.layout().repositories(), String::new())];
         while let Some((folder, name)) = folders.pop() {
@@ -164,7 +172,7 @@ impl<I: Io> Store<I> {
                 .await
                 .map_err(StoreError::io("list", &folder))?;
             for entry in entries.iter().filter(|entry| entry.is_folder) {
-                if Layout::is_tags_folder(&entry.name) {
+                if is_sign(&entry.name) {
                     names.extend(RepositoryName::parse(&name).ok());
                 } else if let Some(component) = Layout::component_of(&entry.name) {
                     let separator = if name.is_empty() { "" } else { "/" };

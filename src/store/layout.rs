@@ -7,7 +7,7 @@
 //! ROOT/repositories/<name>/_members/<alg>/<hex>   what the repository serves
 //! ROOT/_uploads/<id>/{session,data}        uploads in progress
 //! ROOT/_uploads/.<id>                      small files on their way to a name
-//! ROOT/_state/                             format, lock
+//! ROOT/_state/                             format, lock, quarantine
 //! ```
 //!
 //! No text from a client reaches a path but through [`RepositoryName`], [`Tag`], [`Digest`] and
@@ -151,8 +151,18 @@ impl Layout {
         self.state().join("format")
     }
 
+    /// What the collector has found unreachable so far.
+    pub fn quarantine(&self) -> PathBuf {
+        self.state().join("quarantine")
+    }
+
     pub fn lock(&self) -> PathBuf {
         self.state().join("lock")
+    }
+
+    /// Whether a folder below a repository's says what it serves.
+    pub fn is_members_folder(folder_name: &str) -> bool {
+        folder_name == "_members"
     }
 
     /// Whether a folder below a repository's holds its tags.

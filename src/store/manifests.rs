@@ -2,7 +2,8 @@
 //!
 //! The order of [`Store::put_manifest`], each step durable before the next begins:
 //! 1. the bytes, under their digest in `blobs/`,
-//! 2. what the manifest needs is there, seen while no removal can pass,
+//! 2. what the manifest needs is there, seen while no removal can pass: a client's by the turn, the
+//!    collector's by the claims on all that the manifest names,
 //! 3. the repository's member file,
 //! 4. the tag.
 //!
@@ -81,6 +82,7 @@ impl<I: Io> Store<I> {
         let Some((digest, media_type)) = self.resolve(name, reference).await? else {
             return Ok(None);
         };
+        self.note_read(&digest).await?;
         if let Some(bytes) = self.manifests.borrow().get(&digest) {
             return Ok(Some(StoredManifest {
                 digest,
@@ -139,6 +141,7 @@ impl<I: Io> Store<I> {
         manifest: &Manifest,
         tag: Option<&Tag>,
     ) -> Result<(), StoreError> {
+        let _claims = self.claim_named(&digest, manifest).await?;
         // Asked twice: here to refuse before anything is written, below for good.
         self.check_references(name, manifest).await?;
         self.write_manifest_blob(&digest, manifest.bytes()).await?;
@@ -182,12 +185,14 @@ impl<I: Io> Store<I> {
     }
 
     async fn write_manifest_blob(&self, digest: &Digest, bytes: &Bytes) -> Result<(), StoreError> {
+        let alone = self.shared.naming.alone(digest).await;
         let is_new = self.stat_content(digest).await?.is_none();
         if is_new {
             self.write_named(&self.layout().blob(digest), bytes.to_vec())
                 .await?;
             self.shared.usage.added(*digest, bytes.len() as u64);
         } else {
+            drop(alone);
             // The name may have been made a moment ago by another core, and not be durable yet.
             self.sync_folder(&self.layout().blobs(digest.algorithm()))
                 .await?;

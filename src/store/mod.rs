@@ -7,10 +7,15 @@
 pub mod blobs;
 pub mod catalog;
 pub mod checkpoint;
+pub mod claims;
+pub mod collection;
 mod error;
 pub mod image_view;
 pub mod layout;
 pub mod manifests;
+pub mod pins;
+pub mod promises;
+pub mod quarantine;
 mod recovery;
 pub mod tags;
 pub mod upload_writer;
@@ -22,6 +27,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 pub use blobs::BlobReader;
 pub use error::StoreError;
@@ -29,12 +35,14 @@ pub use layout::{Layout, UploadId};
 pub use upload_writer::{UploadWriter, VerifiedUpload};
 
 use crate::config::StoreConfig;
-use crate::io::Io;
+use crate::io::{Io, Moment};
 use crate::oci::{Digest, RepositoryName};
 use catalog::{Catalog, Repository};
+use claims::Claims;
+use collection::QuarantineState;
 use image_view::ViewChanges;
 use manifests::ManifestCache;
-use usage::Usage;
+use usage::{Naming, Usage};
 
 /// What all cores share.
 #[derive(Debug)]
@@ -42,9 +50,13 @@ pub struct Shared {
     layout: Layout,
     config: StoreConfig,
     catalog: Catalog,
+    claims: Arc<Claims>,
+    quarantine: QuarantineState,
     usage: Usage,
+    naming: Naming,
     view_changes: ViewChanges,
     sync_failed: AtomicBool,
+    opened: Moment,
 }
 
 impl Shared {
@@ -59,6 +71,18 @@ impl Shared {
     /// `false` after a sync has failed: what the disk says can no longer be believed.
     pub fn is_healthy(&self) -> bool {
         !self.sync_failed.load(Ordering::Relaxed)
+    }
+
+    /// Until when everything counts as promised: what the process before this one promised is
+    /// not known.
+    pub fn held_until(&self) -> Moment {
+        self.opened + self.config.lease
+    }
+
+    /// How long what an upload sends carries pins on: it lives for a lease after its last byte,
+    /// and they for one lease more.
+    fn upload_carries(&self) -> Duration {
+        self.config.lease.saturating_mul(2)
     }
 
     fn note_failed_sync(&self) {
@@ -85,9 +109,13 @@ impl<I: Io> Store<I> {
             layout: Layout::new(&config.root),
             config,
             catalog: Catalog::default(),
+            claims: Arc::default(),
+            quarantine: QuarantineState::default(),
             usage: Usage::default(),
+            naming: Naming::default(),
             view_changes: ViewChanges::default(),
             sync_failed: AtomicBool::new(false),
+            opened: io.now(),
         };
         let store = Self::attach(io, Arc::new(shared));
         store.recover().await?;
@@ -250,8 +278,8 @@ impl<I: Io> Store<I> {
         Ok(Some(member))
     }
 
-    /// Makes `digest` something the repository serves, beside what it is already.
-    /// Durable on return. The caller has the repository's turn.
+    /// Makes `digest` something the repository serves, beside what it is already, and promises it.
+    /// Durable on return. The caller shares the claim on `digest` and has the repository's turn.
     async fn join(
         &self,
         repository: &Repository,
@@ -259,6 +287,7 @@ impl<I: Io> Store<I> {
         digest: &Digest,
         joining: catalog::Member,
     ) -> Result<(), StoreError> {
+        self.pin(repository, digest);
         let before = self
             .member(repository, name, digest)
             .await?

@@ -25,6 +25,7 @@ impl<I: Io> Store<I> {
         check_format(&layout.format(), &found)?;
         let found = self.ensure_file(&layout.oci_layout(), OCI_LAYOUT).await?;
         check_oci_layout(&layout.oci_layout(), &found)?;
+        self.read_quarantine().await?;
         self.recover_uploads().await
     }
 
@@ -139,6 +140,7 @@ impl<I: Io> Store<I> {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), StoreError> {
+        let _claim = self.claim(digest).await?;
         self.sync_folder(&self.layout().blobs(digest.algorithm()))
             .await?;
         self.join_blob(repository, digest).await

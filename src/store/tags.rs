@@ -133,6 +133,7 @@ impl<I: Io> Store<I> {
             match Digest::parse(text.trim_end()) {
                 Ok(digest) => _ = tags.insert(tag, digest),
                 Err(_) => {
+                    repository.set_has_damaged_tags();
                     tracing::warn!(path = %path.display(), "this tag holds no digest; left out")
                 }
             }

@@ -73,7 +73,7 @@ impl<I: Io> Store<I> {
     ) -> StoreError {
         self.shared.note_failed_sync();
         if upload.end_by(lease) {
-            self.catalog().remove_upload(id);
+            self.forget_upload(id);
             self.discard_upload_files(id);
         }
         why
@@ -310,7 +310,7 @@ impl<I: Io> UploadWriter<I> {
     fn end(&self) -> bool {
         let is_ours = self.upload.end_by(&self.lease);
         if is_ours {
-            self.store.catalog().remove_upload(self.id);
+            self.store.forget_upload(self.id);
         }
         is_ours
     }

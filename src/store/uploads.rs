@@ -95,7 +95,7 @@ impl<I: Io> Store<I> {
         let upload = self.find_upload(repository, id)?;
         let (lease, _) = self.take_writer(&upload).await?;
         upload.end_by(&lease);
-        self.catalog().remove_upload(id);
+        self.forget_upload(id);
         self.remove_upload_files(id).await
     }
 
@@ -106,7 +106,7 @@ impl<I: Io> Store<I> {
             let Some(upload) = self.catalog().upload(id) else {
                 continue;
             };
-            if upload.try_expire(self.io.now(), idle) && self.catalog().remove_upload(id) {
+            if upload.try_expire(self.io.now(), idle) && self.forget_upload(id) {
                 expired += 1;
                 tracing::info!(upload = %id, repository = %upload.repository, "idle upload removed");
                 if let Err(error) = self.remove_upload_files(id).await {
@@ -174,6 +174,12 @@ impl<I: Io> Store<I> {
         upload
             .filter(|upload| upload.repository == *repository)
             .ok_or(StoreError::UploadUnknown)
+    }
+
+    /// Forgets an upload that has ended; `false` when it was gone already.
+    pub(super) fn forget_upload(&self, id: UploadId) -> bool {
+        let carries = self.shared.upload_carries();
+        self.catalog().remove_upload(id, self.io.now(), carries)
     }
 
     async fn wait_until(&self, changed: event_listener::EventListener, deadline: Moment) {
