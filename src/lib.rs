@@ -13,6 +13,7 @@
 pub mod access;
 pub mod admin;
 pub mod config;
+pub mod gc;
 pub mod hash;
 pub mod http1;
 pub mod io;

@@ -114,6 +114,8 @@ pub struct Response<F> {
     /// Bytes the payload would have; sent as `Content-Length` also when the payload is not,
     /// as in the answer to a HEAD. `None` where the status allows no body.
     pub length: Option<u64>,
+    /// Dropped when the answer has been sent, or will not be.
+    pub until_sent: Option<Box<dyn std::any::Any>>,
 }
 
 /// The bytes behind a head.
@@ -140,6 +142,7 @@ impl<F> Response<F> {
             payload: Payload::None,
             route,
             length: (!bodiless).then_some(0),
+            until_sent: None,
         }
     }
 
@@ -151,7 +154,22 @@ impl<F> Response<F> {
             payload: Payload::Bytes(bytes),
             route,
             length,
+            until_sent: None,
         }
+    }
+
+    /// An answer to somebody who may not.
+    pub fn refusal(
+        route: RouteClass,
+        status: http::StatusCode,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+    ) -> Self {
+        let mut head = ResponseHead::new(status).with("Content-Type", "application/json");
+        for (name, value) in headers {
+            head = head.with(name, value);
+        }
+        Self::bytes(route, head, body)
     }
 
     /// An answer with a body from a file; `patience` bounds how long the client may take nothing.
@@ -172,7 +190,14 @@ impl<F> Response<F> {
             },
             route,
             length,
+            until_sent: None,
         }
+    }
+
+    /// Keeps `guard` until the answer has been sent.
+    pub fn keeping(mut self, guard: impl std::any::Any) -> Self {
+        self.until_sent = Some(Box::new(guard));
+        self
     }
 
     /// The same head, no payload: the answer to HEAD.

@@ -42,7 +42,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("admin", &["http1", "io", "service", "telemetry"]),
+    ("gc", &["oci", "io", "config", "store"]),
+    (
+        "admin",
+        &["http1", "io", "service", "access", "gc", "telemetry"],
+    ),
     (
         "server",
         &[
@@ -56,6 +60,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "store",
             "access",
             "registry",
+            "gc",
             "admin",
         ],
     ),
@@ -83,7 +88,7 @@ const WITHOUT_AWAIT: &[&str] = &["limits", "oci", "http1", "hash", "config"];
 /// Modules that reach clock, files, sockets and threads through `io` alone, so that the
 /// simulator stands for all of them.
 const ABOVE_THE_SEAM: &[&str] = &[
-    "oci", "http1", "hash", "service", "store", "access", "registry", "admin",
+    "oci", "http1", "hash", "service", "store", "access", "registry", "gc", "admin",
 ];
 const BELOW_THE_SEAM: &[&str] = &[
     "std::fs",

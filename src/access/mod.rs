@@ -20,8 +20,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::config::{AccessConfig, BasicLogin, BasicSecret};
-use crate::io::system_moment;
 use crate::io::uring::{self, Stamp};
+use crate::io::{Io, system_moment};
 use credentials::{LineError, PasswordHash, Users, parse_basic, parse_htpasswd};
 use throttle::Throttle;
 use verified::{Fingerprint, Key, Verified};
@@ -39,6 +39,8 @@ pub enum Permission {
     Pull,
     Push,
     Delete,
+    /// What changes no content a client names, and all of the storage.
+    Administer,
 }
 
 /// The right to do what was asked; made here and nowhere else.
@@ -212,6 +214,30 @@ impl Access {
             }
         };
         Ok(Self { login })
+    }
+
+    /// Decides, comparing a password off the core where one has to be compared.
+    pub async fn admit<I: Io>(
+        &self,
+        io: &I,
+        header: Option<&str>,
+        permission: Permission,
+        client: IpAddr,
+    ) -> Result<Grant, Refusal> {
+        let mut decision = self.authorize(header, permission, client);
+        let mut _turn = None;
+        if let Decision::Pending(_) = decision {
+            _turn = Some(self.turn().await);
+            decision = self.authorize(header, permission, client);
+        }
+        match decision {
+            Decision::Granted(grant) => Ok(grant),
+            Decision::Refused(refusal) => Err(refusal),
+            Decision::Pending(pending) => {
+                let verdict = io.offload(move || pending.verify()).await;
+                self.complete(verdict, client)
+            }
+        }
     }
 
     /// Decides by the `Authorization` header, as far as that costs nothing.

@@ -11,11 +11,7 @@ const MONTHS: [&str; 12] = [
 /// `Sun, 06 Nov 1994 08:49:37 GMT`. Times before 1970 are given as its first second, and those that
 /// four digits of a year cannot hold as the last of 9999.
 pub fn http_date(time: SystemTime) -> String {
-    const LAST_SECOND: u64 = 253_402_300_799;
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-        .min(LAST_SECOND);
+    let seconds = seconds_since_1970(time);
     let (days, second) = (seconds / DAY_SECONDS, seconds % DAY_SECONDS);
     let (year, month, day) = civil_from_days(days);
     let weekday = WEEKDAYS[(days % 7) as usize];
@@ -26,6 +22,27 @@ pub fn http_date(time: SystemTime) -> String {
         second / 60 % 60,
         second % 60
     )
+}
+
+/// `1994-11-06T08:49:37Z`, as JSON documents have it (RFC 3339); the bounds are those of
+/// [`http_date`].
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = seconds_since_1970(time);
+    let (days, second) = (seconds / DAY_SECONDS, seconds % DAY_SECONDS);
+    let (year, month, day) = civil_from_days(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+fn seconds_since_1970(time: SystemTime) -> u64 {
+    const LAST_SECOND: u64 = 253_402_300_799;
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+        .min(LAST_SECOND)
 }
 
 /// Reads a date in any of the three forms a recipient must accept. The name of the day is not
@@ -122,6 +139,16 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_document_s_date_is_the_same_moment() {
+        let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(rfc3339(time), "1994-11-06T08:49:37Z");
+        assert_eq!(
+            rfc3339(UNIX_EPOCH - Duration::from_secs(1)),
+            "1970-01-01T00:00:00Z"
+        );
     }
 
     #[test]

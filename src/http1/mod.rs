@@ -26,7 +26,7 @@ pub mod target;
 
 pub use body::{BodyDecoder, BodyError, BodyFraming, Decoded};
 pub use conditional::{etag_matches, if_range_matches};
-pub use date::{http_date, parse_http_date};
+pub use date::{http_date, parse_http_date, rfc3339};
 pub use exchange::{After, Exchange, Linger};
 pub use head::{HeadError, HeadScanner, RequestHead, Version};
 pub use range::{ByteRange, ChunkRange, ChunkRangeError, RangeOutcome};

@@ -86,8 +86,7 @@ impl Pool {
                 .name(name.to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || {
-                    // On Linux the calling thread alone; one that may not be nice works all the same.
-                    let _ = rustix::process::setpriority_process(None, niceness);
+                    super::uring::be_nice(niceness);
                     while let Ok(work) = receiver.recv() {
                         // A panic of one piece of work answers its own waiter (the channel closes)
                         // and must not take a thread from all others.

@@ -10,7 +10,11 @@ use crate::http1::{
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
 use crate::service::{Request, Response};
+use crate::store::BlobReader;
+use crate::store::promises::DownloadPin;
 use crate::telemetry::RouteClass;
+
+type Opened<I> = (BlobReader<<I as Io>::File>, Option<DownloadPin<I>>);
 
 impl<I: Io> Registry<I> {
     /// end-2
@@ -20,11 +24,8 @@ impl<I: Io> Registry<I> {
         repository: &RepositoryName,
         digest: Digest,
     ) -> Result<Answer<I>, RegistryError> {
-        let opened = self.store.open_blob(repository, &digest).await;
-        let blob = opened
-            .map_err(RegistryError::from_store)?
-            .ok_or(RegistryError::BlobUnknown { digest })?;
         let is_head = request.head.method == Method::HEAD;
+        let (blob, pin) = self.open_blob(request, repository, &digest).await?;
         let route = if is_head {
             RouteClass::BlobHead
         } else {
@@ -64,12 +65,35 @@ impl<I: Io> Registry<I> {
             RangeOutcome::Whole | RangeOutcome::Many(_) => (describe(StatusCode::OK), 0..size),
         };
         tracing::debug!(%repository, %digest, ?range, "blob pull");
-        let response = Response::file(route, head, blob.file, range, patience);
+        let response = Response::file(route, head, blob.file, range, patience).keeping(pin);
         Ok(if is_head {
             response.without_payload()
         } else {
             response
         })
+    }
+
+    /// Opens the blob, and keeps it: for the lease after a HEAD, which says that it is there, and
+    /// while it is read in parts.
+    async fn open_blob(
+        &self,
+        request: &Request,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Opened<I>, RegistryError> {
+        let opened = if request.head.method == Method::HEAD {
+            let held = self.store.hold_blob(repository, digest).await;
+            held.map(|found| found.map(|blob| (blob, None)))
+        } else if request.head.header("range").is_some() {
+            let part = self.store.open_part(repository, digest).await;
+            part.map(|found| found.map(|(blob, pin)| (blob, Some(pin))))
+        } else {
+            let whole = self.store.open_blob(repository, digest).await;
+            whole.map(|found| found.map(|blob| (blob, None)))
+        };
+        opened
+            .map_err(RegistryError::from_store)?
+            .ok_or(RegistryError::BlobUnknown { digest: *digest })
     }
 
     /// end-10

@@ -21,13 +21,17 @@ impl<I: Io> Registry<I> {
         repository: &RepositoryName,
         reference: Reference,
     ) -> Result<Answer<I>, RegistryError> {
-        let found = self.store.manifest(repository, &reference).await;
+        let is_head = request.head.method == Method::HEAD;
+        let found = match is_head {
+            // It says that the manifest is there, so it stays for a while.
+            true => self.store.hold_manifest(repository, &reference).await,
+            false => self.store.manifest(repository, &reference).await,
+        };
         let manifest = found.map_err(RegistryError::from_store)?.ok_or_else(|| {
             RegistryError::ManifestUnknown {
                 reference: reference.clone(),
             }
         })?;
-        let is_head = request.head.method == Method::HEAD;
         let route = if is_head {
             RouteClass::ManifestHead
         } else {

@@ -16,7 +16,7 @@ use async_lock::Semaphore;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use crate::access::{Access, Decision, Permission, Refusal};
+use crate::access::{Access, Permission, Refusal};
 use crate::config::RegistryConfig;
 use crate::http1::ResponseHead;
 use crate::io::{BufferPool, Io};
@@ -130,21 +130,9 @@ impl<I: Io> Registry<I> {
     /// computed off the cores.
     async fn authorize(&self, request: &Request, permission: Permission) -> Result<(), Refusal> {
         let header = request.head.header("authorization");
-        let decide = || self.access.authorize(header, permission, request.client);
-        let mut decision = decide();
-        let mut _turn = None;
-        if let Decision::Pending(_) = decision {
-            _turn = Some(self.access.turn().await);
-            decision = decide();
-        }
-        match decision {
-            Decision::Granted(_) => Ok(()),
-            Decision::Refused(refusal) => Err(refusal),
-            Decision::Pending(pending) => {
-                let verdict = self.store.io().offload(move || pending.verify()).await;
-                self.access.complete(verdict, request.client).map(|_| ())
-            }
-        }
+        let io = self.store.io();
+        let admitted = self.access.admit(io, header, permission, request.client);
+        admitted.await.map(|_| ())
     }
 }
 
@@ -158,7 +146,12 @@ impl<I: Io> Service<I::File> for Registry<I> {
         let class = class_of(&route, &head.method);
         let permission = permission_of(&route, &head.method);
         let taken = match self.authorize(request, permission).await {
-            Err(refusal) => Ok(Intake::Answer(refused(class, refusal))),
+            Err(refusal) => Ok(Intake::Answer(Response::refusal(
+                class,
+                refusal.status(),
+                refusal.headers(),
+                refusal.body(),
+            ))),
             Ok(()) => match route {
                 Ok(route) => self.dispatch(request, route).await,
                 Err(error) => Err(RegistryError::Route(error)),
@@ -172,14 +165,6 @@ impl<I: Io> Service<I::File> for Registry<I> {
             taken => taken,
         }
     }
-}
-
-fn refused<F>(class: RouteClass, refusal: Refusal) -> Response<F> {
-    let mut head = ResponseHead::new(refusal.status()).with("Content-Type", "application/json");
-    for (name, value) in refusal.headers() {
-        head = head.with(name, value);
-    }
-    Response::bytes(class, head, refusal.body())
 }
 
 fn permission_of(route: &Result<Route, RouteError>, method: &Method) -> Permission {

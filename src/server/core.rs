@@ -116,6 +116,7 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
         )
     });
     let service = MainPort {
+        io: io.clone(),
         registry,
         admin: parts.admin,
     };

@@ -6,6 +6,7 @@
 //! for a disk or computes a password hash does so on the pool, which is not pinned.
 
 mod acceptor;
+mod collect;
 pub mod connection;
 mod control;
 mod core;
@@ -24,8 +25,9 @@ use std::time::Duration;
 use async_lock::Semaphore;
 
 use crate::access::{Access, AccessError};
-use crate::admin::Admin;
+use crate::admin::{Admin, Collection};
 use crate::config::{Config, ServerConfig, StoreConfig};
+use crate::gc::Requests;
 use crate::io::pool::{Pool, Pools, ReadAhead};
 use crate::io::system_moment;
 use crate::io::uring::{self, Driver, UringIo};
@@ -136,7 +138,12 @@ pub fn run(config: Config) -> Result<(), StartError> {
         let shared = shared.clone();
         Arc::new(move || shared.is_healthy())
     };
-    let admin = Admin::new(telemetry.clone(), is_ready);
+    let requests = Arc::new(Requests::default());
+    let collection = config.server.enable_admin.then(|| Collection {
+        requests: requests.clone(),
+        access: access.clone(),
+    });
+    let admin = Admin::new(telemetry.clone(), is_ready, collection);
     let stop = Stop::default();
     watch_signals(&stop, &config.server)?;
     let main_socket = listen(
@@ -184,6 +191,16 @@ pub fn run(config: Config) -> Result<(), StartError> {
     accept
         .start(driver.clone(), pools.clone())
         .map_err(StartError::Thread)?;
+    let collecting = collect::Collecting {
+        shared: shared.clone(),
+        config: config.gc,
+        requests,
+        telemetry: telemetry.clone(),
+        stop: stop.clone(),
+    };
+    let collector = collecting
+        .start(driver.clone(), pools.clone())
+        .map_err(StartError::Thread)?;
     let control = control::Control {
         telemetry,
         shared,
@@ -199,6 +216,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
             .join()
             .map_err(|_| StartError::CoreFailed { core })?
             .map_err(StartError::Thread)?;
+    }
+    if collector.join().is_err() {
+        tracing::error!(target: "registry_gc", "gc: the collector has failed");
     }
     tracing::info!("stopped");
     Ok(())

@@ -7,6 +7,7 @@ use crate::service::{BodySink, Intake, Request, Response, Service, Wanted};
 
 /// What the main port serves.
 pub struct MainPort<I: Io> {
+    pub io: I,
     pub registry: Option<Registry<I>>,
     pub admin: Admin,
 }
@@ -16,6 +17,9 @@ impl<I: Io> Service<I::File> for MainPort<I> {
 
     async fn begin(&self, request: &Request) -> Intake<I::File, UploadBody<I>> {
         if let Some(response) = self.admin.answer_health(request) {
+            return Intake::Answer(response);
+        }
+        if let Some(response) = self.admin.answer_collection(&self.io, request).await {
             return Intake::Answer(response);
         }
         let is_registry = request.head.target.segments().next() == Some("v2");

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use async_lock::Semaphore;
 use provisioner_controller::access::Access;
-use provisioner_controller::admin::Admin;
-use provisioner_controller::config::{AccessConfig, RegistryConfig, StoreConfig};
+use provisioner_controller::admin::{Admin, Collection};
+use provisioner_controller::config::{AccessConfig, GcConfig, RegistryConfig, StoreConfig};
+use provisioner_controller::gc::{Collector, Requests};
 use provisioner_controller::io::{BufferPool, Io, Listener};
 use provisioner_controller::limits::HEAD_READ_BYTES;
 use provisioner_controller::registry::Registry;
@@ -27,18 +28,41 @@ const BUFFER_BYTES: usize = HEAD_READ_BYTES;
 const BUFFERS_MAX: usize = 6;
 const UPLOADS_MAX: usize = 2;
 
-/// Opens the store in `root` and serves it to everybody, until the world ends.
+/// Opens the store in `root` and serves it to everybody, until the world ends. Garbage is
+/// collected on request.
 pub async fn serve(io: SimulatedIo, root: &Path) -> Result<Store<SimulatedIo>, StoreError> {
-    let store = Store::open(io.clone(), StoreConfig::new(root)).await?;
+    let gc = GcConfig {
+        interval: None,
+        grace: Duration::from_secs(24 * 3600),
+    };
+    serve_with(io, StoreConfig::new(root), gc).await
+}
+
+/// The same with a store and a collector as configured.
+pub async fn serve_with(
+    io: SimulatedIo,
+    config: StoreConfig,
+    gc: GcConfig,
+) -> Result<Store<SimulatedIo>, StoreError> {
+    let store = Store::open(io.clone(), config).await?;
     let telemetry = Arc::new(Telemetry::new(1));
     let metrics = telemetry.core(0);
     let shared = store.shared().clone();
-    let admin = Admin::new(telemetry, Arc::new(move || shared.is_healthy()));
     let open_to_all =
         Access::open(AccessConfig::Open, [7; 32]).expect("there are no files to read");
+    let open_to_all = Arc::new(open_to_all);
+    let requests = Arc::new(Requests::default());
+    let collection = Collection {
+        requests: requests.clone(),
+        access: open_to_all.clone(),
+    };
+    let is_ready = Arc::new(move || shared.is_healthy());
+    let admin = Admin::new(telemetry, is_ready, Some(collection));
+    let collector = Collector::new(store.clone(), gc, Vec::new(), requests);
+    io.spawn(collector.serve(|_| ()));
     let registry = Registry::new(
         store.clone(),
-        Arc::new(open_to_all),
+        open_to_all,
         Arc::new(RegistryConfig {
             enabled: true,
             concurrent_uploads_max: NonZeroUsize::new(UPLOADS_MAX).expect("it is not zero"),
@@ -50,6 +74,7 @@ pub async fn serve(io: SimulatedIo, root: &Path) -> Result<Store<SimulatedIo>, S
         metrics.clone(),
     );
     let service = MainPort {
+        io: io.clone(),
         registry: Some(registry),
         admin,
     };

@@ -26,6 +26,7 @@ where
             payload,
             route,
             length,
+            until_sent: _until_sent,
         } = response;
         head.push("X-Content-Type-Options", "nosniff");
         head.push("X-Frame-Options", "DENY");
