@@ -98,7 +98,10 @@ impl Catalog {
         };
         // Noted before it is forgotten: whoever looks at the living ones first misses neither.
         if let Some(repository) = self.known(&upload.repository) {
-            repository.pins().uploaded(upload.span(carries), now);
+            let living = self.living_spans(&upload.repository, carries);
+            repository
+                .pins()
+                .uploaded(upload.span(carries), now, &living);
         }
         lock(&self.uploads).remove(&id).is_some()
     }
@@ -367,6 +370,8 @@ impl Upload {
         let mut state = lock(&self.state);
         let is_writer = state.is_writer(lease);
         if is_writer {
+            // Its last byte counts for what the upload carries on.
+            state.touched = state.touched.max(lease.last_progress());
             state.writer = None;
             state.ended = true;
         }

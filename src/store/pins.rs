@@ -65,9 +65,10 @@ impl Pins {
         }
     }
 
-    /// Remembers the span of an upload that has ended.
-    pub fn uploaded(&mut self, span: Span, now: Moment) {
-        self.spans = merged(&self.spans, &[span], now);
+    /// Remembers the span of an upload that has ended, beside `living` ones.
+    pub fn uploaded(&mut self, span: Span, now: Moment, living: &[Span]) {
+        self.spans.push(span);
+        self.forget_ended(&merged(&self.spans, living, now));
     }
 
     /// What is pinned at `now`, beside `living` spans of uploads that go on.
@@ -86,7 +87,18 @@ impl Pins {
         if extended(self.all_until, &spans) <= now {
             self.all_until = Moment::default();
         }
-        self.spans.retain(|span| span.end > now);
+        self.forget_ended(&spans);
+    }
+
+    /// Forgets spans that carry nothing into what goes on, and joins those that do: one that has
+    /// ended may have carried a pin to the next.
+    fn forget_ended(&mut self, going_on: &[Span]) {
+        let meets = |span: &Span| {
+            let in_one = |one: &Span| one.start <= span.start && span.start < one.end;
+            going_on.iter().any(in_one)
+        };
+        self.spans.retain(meets);
+        self.spans = apart(std::mem::take(&mut self.spans));
     }
 }
 
@@ -125,16 +137,20 @@ fn extended(until: Moment, spans: &[Span]) -> Moment {
 
 /// Both lists as spans that lie apart, without those that ended before `now`.
 fn merged(ended: &[Span], living: &[Span], now: Moment) -> Vec<Span> {
-    let mut all: Vec<Span> = ended.iter().chain(living).copied().collect();
-    all.sort();
-    let mut apart: Vec<Span> = Vec::with_capacity(all.len());
-    for span in all {
+    let mut all = apart(ended.iter().chain(living).copied().collect());
+    all.retain(|span| span.end > now);
+    all
+}
+
+fn apart(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort();
+    let mut apart: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
         match apart.last_mut() {
             Some(last) if span.start < last.end => last.end = last.end.max(span.end),
             _ => apart.push(span),
         }
     }
-    apart.retain(|span| span.end > now);
     apart
 }
 
@@ -173,7 +189,7 @@ mod tests {
     fn uploads_that_meet_carry_a_pin_on_and_one_that_begins_too_late_does_not() {
         let mut pins = Pins::default();
         pins.pin(digest("a"), at(10), at(0));
-        pins.uploaded(span(8, 20), at(15));
+        pins.uploaded(span(8, 20), at(15), &[]);
         assert!(pins.at(at(19), &[]).holds(&digest("a")));
         // The next begins before the first has lapsed, and lives.
         let living = [span(19, 100)];
@@ -182,6 +198,21 @@ mod tests {
         assert!(!pins.at(at(90), &late).holds(&digest("a")));
         assert!(!pins.at(at(90), &living).holds_all(at(8)));
         assert!(pins.at(at(90), &living).holds_all(at(9)));
+    }
+
+    #[test]
+    fn a_span_that_has_ended_carries_a_pin_to_one_that_lives() {
+        let mut pins = Pins::default();
+        pins.pin(digest("a"), at(10), at(0));
+        pins.uploaded(span(8, 20), at(15), &[]);
+        let living = [span(19, 100)];
+        pins.forget_lapsed(at(50), &living);
+        assert!(pins.at(at(60), &living).holds(&digest("a")));
+        pins.uploaded(span(60, 70), at(65), &living);
+        assert_eq!(pins.spans.len(), 2);
+        assert!(pins.at(at(90), &living).holds(&digest("a")));
+        pins.forget_lapsed(at(100), &[]);
+        assert!(pins.spans.is_empty() && pins.until.is_empty());
     }
 
     #[test]
