@@ -23,6 +23,7 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("real clients", heavy("clients", &clients, None, false));
     tally.run("real process", heavy("process", &clients, None, large));
     tally.run("hostile clients", heavy("hostile", &clients, None, false));
+    tally.run("collection", heavy("soak", &clients, None, large));
     Ok(tally.close())
 }
 
@@ -40,6 +41,7 @@ pub fn process(filter: Option<&str>, large: bool) -> Result<bool, String> {
     let mut tally = Tally::default();
     tally.run("real process", heavy("process", &clients, filter, large));
     tally.run("hostile clients", heavy("hostile", &clients, filter, false));
+    tally.run("collection", heavy("soak", &clients, filter, large));
     Ok(tally.close())
 }
 
