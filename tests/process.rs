@@ -908,6 +908,92 @@ fn play_the_contract(server: &Server) {
     );
 }
 
+// --- collecting garbage -----------------------------------------------------------------------
+
+#[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn a_collection_is_asked_for_one_at_a_time_and_not_where_it_is_turned_off() {
+    let folder = scratch("collection");
+    let storage = folder.path().join("oci");
+    let plan = Plan::new(&storage).set("REGISTRY_GC_GRACE_PERIOD", "0");
+    let server = plan.start();
+    for number in 0..300 {
+        push_noise(server.address, "tools/a", Noise::new(500 + number), 1000);
+    }
+    let mut statuses = Vec::new();
+    std::thread::scope(|scope| {
+        let ask = || {
+            let mut connection = Connection::open(server.address);
+            (0..20)
+                .map(|_| connection.ask("POST", "/admin/gc", &[], b"").status())
+                .collect::<Vec<_>>()
+        };
+        let askers: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        for asker in askers {
+            statuses.extend(asker.join().expect("every request is answered"));
+        }
+    });
+    let of = |status| statuses.iter().filter(|found| **found == status).count();
+    println!("  {} collections, {} refusals", of(200), of(409));
+    assert_eq!(of(200) + of(409), statuses.len(), "{statuses:?}");
+    assert!(of(200) > 0 && of(409) > 0);
+    let log = server.log();
+    assert!(
+        log.contains("REGISTRY_GC_GRACE_PERIOD"),
+        "a short grace is warned of:\n{log}"
+    );
+
+    let mut connection = Connection::open(server.address);
+    let report = connection.ask("POST", "/admin/gc", &[], b"").expect(200);
+    let report: serde_json::Value = serde_json::from_slice(&report.body).expect("it is JSON");
+    assert_eq!(report["blobs_scanned"], 300, "{report}");
+    assert_eq!(report["blobs_deleted"], 0, "{report}");
+    assert!(
+        report["held_until"].is_string(),
+        "the first lease holds all: {report}"
+    );
+    server.kill();
+
+    let server = plan.set("ENABLE_ADMIN", "false").start();
+    let mut connection = Connection::open(server.address);
+    connection.ask("POST", "/admin/gc", &[], b"").expect(404);
+}
+
+#[test]
+#[ignore = "runs for many seconds; run by cargo x test"]
+fn garbage_goes_by_the_timer_and_the_metrics_show_it() {
+    let folder = scratch("timer");
+    let storage = folder.path().join("oci");
+    let server = Plan::new(&storage)
+        .set("REGISTRY_GC_INTERVAL", "500ms")
+        .set("REGISTRY_GC_GRACE_PERIOD", "2s")
+        .set("REGISTRY_GC_LEASE", "1s")
+        .set("LOG_LEVEL", "debug")
+        .start();
+    let pushed = Instant::now();
+    let digest = push_noise(server.address, "tools/a", Noise::new(77), 1000);
+    let path = blob_path(&storage, &digest);
+    while path.exists() {
+        assert!(
+            pushed.elapsed() < Duration::from_secs(20),
+            "it is still there"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let after = pushed.elapsed();
+    println!("  removed after {:.1} s", after.as_secs_f64());
+    assert!(
+        after >= Duration::from_secs(3),
+        "a lease, and the grace after it"
+    );
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(server.counter("registry_gc_blobs_deleted", &[]), 1);
+    assert_eq!(server.counter("registry_blob_count", &[]), 0);
+    assert_eq!(server.counter("registry_storage_bytes", &[]), 0);
+    let log = server.log();
+    assert!(log.contains("DEBUG registry_gc: gc: blob removed"), "{log}");
+}
+
 // --- hostile HTTP -----------------------------------------------------------------------------
 
 /// A server that asks for a password, and the header that gives it.

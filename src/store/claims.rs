@@ -7,7 +7,6 @@
 //! are shared before a repository's turn is waited for, so nobody waits in a circle.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,7 +56,6 @@ impl Shard {
 #[derive(Debug)]
 pub struct Claims {
     shards: Vec<Mutex<Shard>>,
-    hasher: RandomState,
     /// A cycle is on: every touch counts, not only those of what is in quarantine.
     watching: AtomicBool,
     freed: Event,
@@ -67,7 +65,6 @@ impl Default for Claims {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
             watching: false.into(),
             freed: Event::new(),
         }
@@ -100,13 +97,11 @@ impl SoleClaim {
 #[derive(Debug, Default)]
 pub struct Touched {
     shards: Vec<(HashSet<Digest>, bool)>,
-    hasher: RandomState,
 }
 
 impl Touched {
     pub fn contains(&self, digest: &Digest) -> bool {
-        let shard = self.hasher.hash_one(digest) as usize % SHARDS;
-        let touched = self.shards.get(shard);
+        let touched = self.shards.get(shard_of(digest));
         touched.is_some_and(|(digests, all)| *all || digests.contains(digest))
     }
 }
@@ -171,7 +166,6 @@ impl Claims {
         };
         Touched {
             shards: self.shards.iter().map(take).collect(),
-            hasher: self.hasher.clone(),
         }
     }
 
@@ -179,7 +173,7 @@ impl Claims {
     pub fn set_marked(&self, marked: impl Iterator<Item = Digest>) {
         let mut by_shard: Vec<HashSet<Digest>> = vec![HashSet::new(); SHARDS];
         for digest in marked {
-            by_shard[self.shard_of(&digest)].insert(digest);
+            by_shard[shard_of(&digest)].insert(digest);
         }
         for (shard, marked) in self.shards.iter().zip(by_shard) {
             lock(shard).marked = marked;
@@ -200,13 +194,14 @@ impl Claims {
         self.watching.load(Ordering::SeqCst)
     }
 
-    fn shard_of(&self, digest: &Digest) -> usize {
-        self.hasher.hash_one(digest) as usize % SHARDS
-    }
-
     fn shard(&self, digest: &Digest) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[self.shard_of(digest)])
+        lock(&self.shards[shard_of(digest)])
     }
+}
+
+/// A digest is as evenly spread as any hash of it.
+fn shard_of(digest: &Digest) -> usize {
+    usize::from(digest.as_bytes()[0]) % SHARDS
 }
 
 impl Drop for SharedClaim {

@@ -93,7 +93,10 @@ impl Quarantine {
             .content
             .iter()
             .map(|(digest, since)| ("-", digest, since));
-        for (name, digest, since) in members.chain(content) {
+        let mut entries: Vec<_> = members.chain(content).collect();
+        // So that the same quarantine is the same file.
+        entries.sort_by_key(|(name, digest, _)| (*name, *digest));
+        for (name, digest, since) in entries {
             let line = format!("{} {} {digest} {name}\n", since.wall, since.running);
             if text.len() + line.len() > QUARANTINE_FILE_BYTES_MAX - CHECKSUM_BYTES {
                 break;
