@@ -577,6 +577,74 @@ fn content_goes_with_the_last_repository_that_has_it() {
     });
 }
 
+/// Nobody was promised the layers any more, and then a client leans on them after all, in the
+/// very moment in which they go.
+#[test]
+fn a_push_that_meets_the_removal_of_what_it_names_is_refused_or_whole() {
+    let layers: [&[u8]; 2] = [b"one", b"two"];
+    let child = image(&layers, None);
+    let pushed = image(&[layers[1], layers[0]], None);
+    let list = index(&[&child]);
+    let (mut refused, mut taken, mut kept) = (0, 0, 0);
+    for seed in 0..300 {
+        let world = World::on(empty_disk(seed), seed);
+        let mut random = Random::new(seed);
+        let delay = Duration::from_micros(random.within(0..60_000));
+        let done = world.run(async {
+            let store = open(world.io()).await;
+            let name = name("a");
+            for layer in layers {
+                push(&store, &name, layer).await;
+            }
+            put(&store, &name, &child, None)
+                .await
+                .expect("all is there");
+            pause(&store, LEASE * 3).await;
+            let mut collector = collector(&store, Duration::ZERO);
+            collect(&mut collector).await;
+            let pushing = async {
+                pause(&store, delay).await;
+                match seed % 3 {
+                    0 => put(&store, &name, &list, Some(&tag("list"))).await,
+                    1 => put(&store, &name, &child, Some(&tag("child"))).await,
+                    _ => put(&store, &name, &pushed, Some(&tag("pushed"))).await,
+                }
+            };
+            let both = futures_util::future::join(pushing, collect(&mut collector));
+            let (put, _) = both.await;
+            match put {
+                Ok(()) => taken += 1,
+                Err(StoreError::ReferencesMissing(_)) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            for _ in 0..2 {
+                collect(&mut collector).await;
+            }
+            // Whatever is served is whole.
+            let mut has_one = false;
+            for manifest in [&child, &pushed] {
+                if has_manifest(&store, &name, manifest).await {
+                    has_one = true;
+                    for layer in layers {
+                        assert!(has_blob(&store, &name, layer).await, "seed {seed}");
+                    }
+                }
+            }
+            kept += u64::from(has_one);
+            for (tag_name, manifest) in [("child", &child), ("pushed", &pushed)] {
+                let reference = Reference::Tag(tag(tag_name));
+                let found = store.resolve(&name, &reference).await;
+                if found.expect("it can be read").is_some() {
+                    assert!(has_manifest(&store, &name, manifest).await, "seed {seed}");
+                }
+            }
+        });
+        done.expect("no crash is planned");
+    }
+    println!("{taken} pushes were taken, {refused} refused, {kept} images kept");
+    assert!(refused > 20 && taken > 20 && kept > 20);
+}
+
 // ---- A crash, or an error, at every operation ------------------------------------------------
 
 /// Content of the walk: what is tagged, what is left behind, what only an index reaches.
