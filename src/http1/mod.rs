@@ -31,4 +31,4 @@ pub use exchange::{After, Exchange, Linger};
 pub use head::{HeadError, HeadScanner, RequestHead, Version};
 pub use range::{ByteRange, ChunkRange, ChunkRangeError, RangeOutcome};
 pub use response::{Persistence, ResponseHead};
-pub use target::{Target, TargetError, TargetForm};
+pub use target::{Target, TargetError, TargetForm, percent_encoded};

@@ -244,6 +244,20 @@ pub(super) fn is_host(text: &str) -> bool {
         && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// `text` as the value of a query's key: everything escaped that is not unreserved (RFC 3986).
+pub fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            byte => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    encoded
+}
+
 fn decode_path(raw: &str) -> Result<Box<str>, TargetError> {
     let escaped_slash = raw
         .as_bytes()
@@ -369,6 +383,18 @@ mod tests {
             "*"
         );
         assert_eq!(get("*").unwrap_err(), TargetError::UnknownForm);
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        let text = "application/x+json; a=\"\u{e4}\"&b%";
+        let target = get(&format!(
+            "/v2/?last=1&artifactType={}",
+            percent_encoded(text)
+        ))
+        .unwrap();
+        assert_eq!(target.query("artifactType").as_deref(), Some(text));
+        assert_eq!(target.query("last").as_deref(), Some("1"));
     }
 
     #[test]

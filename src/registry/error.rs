@@ -72,9 +72,6 @@ pub enum RegistryError {
     },
     /// The upload limit was reached for as long as an upload may wait.
     UploadsBusy,
-    NotInThisVersion {
-        what: &'static str,
-    },
     StorageFull,
     Internal(StoreError),
 }
@@ -293,13 +290,6 @@ impl RegistryError {
                 Code::TooManyRequests,
                 "too many uploads at once (REGISTRY_MAX_CONCURRENT_UPLOADS)",
             ),
-            RegistryError::NotInThisVersion { what } => {
-                let message = format!("{what} is not available in this version");
-                (
-                    Status::NOT_FOUND,
-                    ErrorBody::new(Code::Unsupported, message),
-                )
-            }
             RegistryError::StorageFull => one(
                 Status::INSUFFICIENT_STORAGE,
                 Code::SizeInvalid,

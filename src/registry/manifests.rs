@@ -123,9 +123,12 @@ impl<I: Io> Registry<I> {
             error => RegistryError::from_store(error),
         })?;
         tracing::debug!(%repository, %reference, %digest, "manifest pushed");
-        let head = ResponseHead::new(StatusCode::CREATED)
+        let mut head = ResponseHead::new(StatusCode::CREATED)
             .with("Location", format!("/v2/{repository}/manifests/{digest}"))
             .with("Docker-Content-Digest", digest.to_string());
+        if let Some(subject) = manifest.subject() {
+            head = head.with("OCI-Subject", subject.digest.to_string());
+        }
         Ok(Response::empty(RouteClass::ManifestPut, head))
     }
 

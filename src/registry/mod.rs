@@ -6,6 +6,7 @@
 mod blobs;
 pub mod error;
 mod manifests;
+mod referrers;
 pub mod route;
 mod tags;
 mod uploads;
@@ -99,9 +100,9 @@ impl<I: Io> Registry<I> {
                 self.cancel_upload(&repository, upload).await
             }
             Route::ListTags { repository } => self.list_tags(request, repository).await,
-            Route::Referrers { .. } => Err(RegistryError::NotInThisVersion {
-                what: "the referrers API",
-            }),
+            Route::Referrers { repository, digest } => {
+                self.list_referrers(request, &repository, digest).await
+            }
         };
         answer.map(Intake::Answer)
     }

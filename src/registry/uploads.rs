@@ -34,6 +34,7 @@ impl<I: Io> Registry<I> {
                 offset_bytes: None,
                 length_bytes: request.body_length(),
                 algorithm: Some(digest.algorithm()),
+                digest: Some(digest),
             };
             let goal = Goal::Finish {
                 digest,
@@ -45,11 +46,14 @@ impl<I: Io> Registry<I> {
             }
             return taken;
         }
-        // A mount that cannot be made opens a session, as does one without a source.
-        let route = match target.query("mount") {
-            Some(_) => RouteClass::UploadMount,
-            None => RouteClass::UploadStart,
-        };
+        let mut route = RouteClass::UploadStart;
+        if let Some(text) = target.query("mount") {
+            route = RouteClass::UploadMount;
+            let from = target.query("from");
+            if let Some(digest) = self.mount(&repository, &text, from.as_deref()).await? {
+                return Ok(Intake::Answer(created(route, &repository, &digest)));
+            }
+        }
         let algorithm = match target.query("digest-algorithm") {
             None => Algorithm::Sha256,
             Some(name) => name
@@ -64,6 +68,36 @@ impl<I: Io> Registry<I> {
         let head = ResponseHead::new(StatusCode::ACCEPTED);
         let head = with_upload_place(head, &repository, upload, 0);
         Ok(Intake::Answer(Response::empty(route, head)))
+    }
+
+    /// end-11: the digest of the blob, if it was mounted. Whatever is in the way of that, be it that
+    /// the source is malformed, absent or empty, opens a session and tells no more.
+    ///
+    /// Who may push to one repository may pull from all in this version, so there is no source
+    /// that the client may not read.
+    async fn mount(
+        &self,
+        repository: &RepositoryName,
+        digest: &str,
+        from: Option<&str>,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let Ok(digest) = Digest::parse(digest) else {
+            return Ok(None);
+        };
+        let source = match from.map(RepositoryName::parse) {
+            Some(named) => named.ok(),
+            None => {
+                let found = self.store.holder(&digest, repository).await;
+                found.map_err(RegistryError::from_store)?
+            }
+        };
+        let Some(source) = source else {
+            return Ok(None);
+        };
+        let mounted = self.store.mount_blob(repository, &digest, &source).await;
+        let mounted = mounted.map_err(RegistryError::from_store)?;
+        tracing::debug!(%repository, %digest, %source, mounted, "mount");
+        Ok(mounted.then_some(digest))
     }
 
     /// end-5: appends a chunk, or a stream of unknown length.
@@ -89,7 +123,7 @@ impl<I: Io> Registry<I> {
             Some(text) => parse_digest(&text)?,
             None => return Err(RegistryError::DigestMissing),
         };
-        let (intent, announced) = chunk_intent(request, Some(digest.algorithm()))?;
+        let (intent, announced) = chunk_intent(request, Some(digest))?;
         let goal = Goal::Finish {
             digest,
             route: RouteClass::UploadFinish,
@@ -115,7 +149,7 @@ impl<I: Io> Registry<I> {
             _ => Some(self.take_slot().await?),
         };
         let opened = self.store.write_upload(repository, upload, intent).await;
-        let writer = opened.map_err(|error| RegistryError::of_upload(repository, upload, error))?;
+        let writer = opened.map_err(|error| self.upload_error(repository, upload, error))?;
         let begun = self.store.io().now();
         Ok(Intake::Pour(UploadBody {
             writer,
@@ -132,6 +166,19 @@ impl<I: Io> Registry<I> {
             },
             _in_flight: in_flight,
         }))
+    }
+
+    fn upload_error(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+        error: StoreError,
+    ) -> RegistryError {
+        let error = match error {
+            StoreError::Fenced => self.store.after_fence(repository, upload),
+            error => error,
+        };
+        RegistryError::of_upload(repository, upload, error)
     }
 
     /// Waits for one of the bodies being read to end, for as long as an upload may wait.
@@ -193,6 +240,14 @@ pub(super) fn with_upload_place(
     .with("Docker-Upload-Offset", offset_bytes.to_string())
 }
 
+/// The repository has the blob.
+fn created<F>(route: RouteClass, repository: &RepositoryName, digest: &Digest) -> Response<F> {
+    let head = ResponseHead::new(StatusCode::CREATED)
+        .with("Location", format!("/v2/{repository}/blobs/{digest}"))
+        .with("Docker-Content-Digest", digest.to_string());
+    Response::empty(route, head)
+}
+
 pub(super) fn parse_digest(text: &str) -> Result<Digest, RegistryError> {
     Digest::parse(text).map_err(|problem| RegistryError::DigestInvalid {
         value: text.to_owned(),
@@ -203,15 +258,17 @@ pub(super) fn parse_digest(text: &str) -> Result<Digest, RegistryError> {
 /// What the request's head says about its body: where it begins, how long it is.
 fn chunk_intent(
     request: &Request,
-    algorithm: Option<Algorithm>,
+    digest: Option<Digest>,
 ) -> Result<(Intent, Option<u64>), RegistryError> {
     let length_bytes = request.body_length();
+    let algorithm = digest.map(|digest| digest.algorithm());
     let Some(value) = request.head.header("content-range") else {
         return Ok((
             Intent {
                 offset_bytes: None,
                 length_bytes,
                 algorithm,
+                digest,
             },
             None,
         ));
@@ -232,6 +289,7 @@ fn chunk_intent(
         offset_bytes: Some(range.first),
         length_bytes,
         algorithm,
+        digest,
     };
     Ok((intent, Some(announced)))
 }
@@ -288,8 +346,9 @@ impl Pace {
 
 impl<I: Io> Push<I> {
     fn refuse(&self, error: StoreError) -> Answer<I> {
-        let error = RegistryError::of_upload(&self.repository, self.upload, error);
-        self.registry.refusal(self.route(), error)
+        let registry = &self.registry;
+        let error = registry.upload_error(&self.repository, self.upload, error);
+        registry.refusal(self.route(), error)
     }
 
     fn route(&self) -> RouteClass {
@@ -346,11 +405,7 @@ impl<I: Io> Push<I> {
         self.registry.metrics.commit_took(now.since(last_byte));
         self.registry.metrics.upload_took(now.since(self.begun));
         tracing::debug!(repository = %self.repository, %digest, size_bytes, "blob pushed");
-        let location = format!("/v2/{}/blobs/{digest}", self.repository);
-        let head = ResponseHead::new(StatusCode::CREATED)
-            .with("Location", location)
-            .with("Docker-Content-Digest", digest.to_string());
-        Ok(Response::empty(self.route(), head))
+        Ok(created(self.route(), &self.repository, &digest))
     }
 }
 

@@ -17,6 +17,9 @@ use super::{Store, StoreError, VerifiedUpload};
 use crate::io::{File, Io, Open};
 use crate::oci::{Descriptor, Digest, RepositoryName};
 
+/// Repositories asked for a blob that a mount names no source of: each costs a look at the disk.
+const HOLDERS_LOOKED_AT_MAX: usize = 1000;
+
 /// An open blob. It outlives its name, so reading it needs no pin.
 #[derive(Debug, Clone)]
 pub struct BlobReader<F> {
@@ -49,7 +52,9 @@ impl<I: Io> Store<I> {
 
     async fn adopt_content(&self, upload: &VerifiedUpload) -> Result<(), StoreError> {
         let _claim = self.claim(&upload.digest).await?;
-        self.name_content(upload).await?;
+        if upload.known.is_none() {
+            self.name_content(upload).await?;
+        }
         self.sync_folder(&self.layout().blobs(upload.digest.algorithm()))
             .await?;
         self.join_blob(&upload.repository, &upload.digest).await?;
@@ -79,6 +84,55 @@ impl<I: Io> Store<I> {
             self.shared.usage.added(upload.digest, upload.size_bytes);
         }
         Ok(())
+    }
+
+    /// Makes a blob that `source` holds one of `name` too; `false` if it holds none. Durable on
+    /// return, and promised.
+    pub async fn mount_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        source: &RepositoryName,
+    ) -> Result<bool, StoreError> {
+        let _claim = self.claim(digest).await?;
+        // A delete in the source from here on comes after the mount: the content stays by the claim.
+        if !self.holds_blob(source, digest).await? || self.stat_content(digest).await?.is_none() {
+            return Ok(false);
+        }
+        // The name may have been made a moment ago by another core, and not be durable yet.
+        self.sync_folder(&self.layout().blobs(digest.algorithm()))
+            .await?;
+        self.join_blob(name, digest).await?;
+        Ok(true)
+    }
+
+    /// Some repository that holds the blob: `first` if it does, then those that have lately had to
+    /// do with it, then whichever is found among [`HOLDERS_LOOKED_AT_MAX`].
+    pub async fn holder(
+        &self,
+        digest: &Digest,
+        first: &RepositoryName,
+    ) -> Result<Option<RepositoryName>, StoreError> {
+        if self.stat_content(digest).await?.is_none() {
+            return Ok(None);
+        }
+        if self.holds_blob(first, digest).await? {
+            return Ok(Some(first.clone()));
+        }
+        if let Some(name) = self.catalog().holder_remembered(digest) {
+            return Ok(Some(name));
+        }
+        for name in self
+            .repository_names()
+            .await?
+            .into_iter()
+            .take(HOLDERS_LOOKED_AT_MAX)
+        {
+            if self.holds_blob(&name, digest).await? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// The caller shares the claim on `digest`.

@@ -74,6 +74,19 @@ impl Catalog {
         self.shard(name).entry(name.clone()).or_default().clone()
     }
 
+    /// A repository that is known to hold the blob.
+    pub fn holder_remembered(&self, digest: &Digest) -> Option<RepositoryName> {
+        let holds = |repository: &Arc<Repository>| {
+            let member = repository.member(digest);
+            member.is_some_and(|member| member.blob)
+        };
+        self.repositories.iter().find_map(|shard| {
+            let shard = lock(shard);
+            let found = shard.iter().find(|(_, repository)| holds(repository));
+            found.map(|(name, _)| name.clone())
+        })
+    }
+
     fn shard(
         &self,
         name: &RepositoryName,

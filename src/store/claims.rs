@@ -87,6 +87,12 @@ pub struct SoleClaim {
     digest: Digest,
 }
 
+impl SharedClaim {
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
 impl SoleClaim {
     pub fn digest(&self) -> &Digest {
         &self.digest

@@ -296,9 +296,15 @@ impl<I: Io> Store<I> {
         let repository = self.catalog().remember(name);
         let _turn = repository.turn.lock().await;
         self.check_healthy()?;
-        let mut algorithms = Vec::new();
+        let (mut algorithms, mut noted) = (Vec::new(), Vec::new());
         for claim in garbage {
             let digest = claim.digest();
+            let member = self.read_member(name, digest).await?;
+            if let Some(media_type) = member.and_then(|member| member.manifest)
+                && let Some(subject) = self.subject_of(digest, &media_type).await
+            {
+                noted.push((subject, *digest));
+            }
             let path = self.layout().member(name, digest);
             repository.forget_member(digest);
             match self.io.remove(&path).await {
@@ -317,6 +323,9 @@ impl<I: Io> Store<I> {
         // A reader may have kept an old file between the two: once more, now that it is gone.
         for claim in garbage {
             repository.forget_member(claim.digest());
+        }
+        for (subject, digest) in noted {
+            self.forget_referrer(name, &subject, &digest).await;
         }
         Ok(())
     }

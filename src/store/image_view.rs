@@ -154,7 +154,7 @@ impl<I: Io> Store<I> {
     }
 
     /// Every repository, found by walking the folders.
-    async fn repository_names(&self) -> Result<Vec<RepositoryName>, StoreError> {
+    pub(super) async fn repository_names(&self) -> Result<Vec<RepositoryName>, StoreError> {
         self.repositories_where(Layout::is_tags_folder).await
     }
 

@@ -5,6 +5,7 @@
 //! ROOT/blobs/<alg>/<hex>                   blobs and manifests: whole, verified, read-only
 //! ROOT/repositories/<name>/refs/<tag>      a tag: the manifest's digest
 //! ROOT/repositories/<name>/_members/<alg>/<hex>   what the repository serves
+//! ROOT/repositories/<name>/_referrers/<alg>/<hex>/<alg>-<hex>   under its subject, what is about it
 //! ROOT/_uploads/<id>/{session,data}        uploads in progress
 //! ROOT/_uploads/.<id>                      small files on their way to a name
 //! ROOT/_state/                             format, lock, quarantine
@@ -121,6 +122,32 @@ impl Layout {
         self.members(name, digest.algorithm()).join(digest.hex())
     }
 
+    pub fn all_referrers(&self, name: &RepositoryName) -> PathBuf {
+        self.repository(name).join("_referrers")
+    }
+
+    /// The folder of all subjects of one algorithm.
+    pub fn referrers_by(&self, name: &RepositoryName, algorithm: Algorithm) -> PathBuf {
+        self.all_referrers(name).join(algorithm.name())
+    }
+
+    /// The folder of what is about `subject`.
+    pub fn referrers(&self, name: &RepositoryName, subject: &Digest) -> PathBuf {
+        self.referrers_by(name, subject.algorithm())
+            .join(subject.hex())
+    }
+
+    pub fn referrer(&self, name: &RepositoryName, subject: &Digest, referrer: &Digest) -> PathBuf {
+        let file = format!("{}-{}", referrer.algorithm().name(), referrer.hex());
+        self.referrers(name, subject).join(file)
+    }
+
+    /// The manifest that a file among the [`referrers`](Self::referrers) of a subject stands for.
+    pub fn referrer_of(file_name: &str) -> Option<Digest> {
+        let (algorithm, hex) = file_name.split_once('-')?;
+        Digest::parse(&format!("{algorithm}:{hex}")).ok()
+    }
+
     pub fn uploads(&self) -> PathBuf {
         self.root.join("_uploads")
     }
@@ -199,6 +226,21 @@ mod tests {
         assert_ne!(path("a/refs/latest"), layout.tag(&name, &tag));
         assert_eq!(Layout::component_of("_refs"), Some("refs"));
         assert_eq!(Layout::component_of("_members"), None);
+        assert_eq!(Layout::component_of("_referrers"), None);
+    }
+
+    #[test]
+    fn a_referrer_is_read_from_the_name_of_its_file() {
+        let layout = Layout::new(Path::new("/r"));
+        let name = RepositoryName::parse("a").expect("valid");
+        for algorithm in Algorithm::ALL {
+            let digest = Digest::of(algorithm, b"x");
+            let path = layout.referrer(&name, &digest, &digest);
+            let file = path.file_name().and_then(|name| name.to_str());
+            assert_eq!(file.and_then(Layout::referrer_of), Some(digest));
+        }
+        assert_eq!(Layout::referrer_of(".x"), None);
+        assert_eq!(Layout::referrer_of("sha256-x"), None);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! 1. the bytes, under their digest in `blobs/`,
 //! 2. what the manifest needs is there, seen while no removal can pass: a client's by the turn, the
 //!    collector's by the claims on all that the manifest names,
-//! 3. the repository's member file,
-//! 4. the tag.
+//! 3. under its subject, if it has one, the note that it is about it ([`super::referrers`]),
+//! 4. the repository's member file,
+//! 5. the tag.
 //!
 //! A crash leaves the tag on the old manifest or on the new one, and the new one whole.
 
@@ -157,6 +158,9 @@ impl<I: Io> Store<I> {
                 return Err(StoreError::TagImmutable { holds });
             }
         }
+        if let Some(subject) = manifest.subject() {
+            self.note_referrer(name, &subject.digest, &digest).await?;
+        }
         let member = Member {
             blob: false,
             manifest: Some(manifest.media_type().clone()),
@@ -214,9 +218,10 @@ impl<I: Io> Store<I> {
         let Some(member) = self.member(&repository, name, digest).await? else {
             return Ok(false);
         };
-        if member.manifest.is_none() {
+        let Some(media_type) = member.manifest else {
             return Ok(false);
-        }
+        };
+        let subject = self.subject_of(digest, &media_type).await;
         self.load_tags_in_turn(&repository, name).await?;
         let tags = repository.tags_of(digest);
         self.remove_tags(&repository, name, &tags).await?;
@@ -225,6 +230,9 @@ impl<I: Io> Store<I> {
             manifest: None,
         };
         self.leave(&repository, name, digest, rest).await?;
+        if let Some(subject) = subject {
+            self.forget_referrer(name, &subject, digest).await;
+        }
         Ok(true)
     }
 }

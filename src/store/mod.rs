@@ -17,6 +17,7 @@ pub mod pins;
 pub mod promises;
 pub mod quarantine;
 mod recovery;
+pub mod referrers;
 pub mod tags;
 pub mod upload_writer;
 pub mod uploads;

@@ -18,11 +18,13 @@ use futures_channel::oneshot;
 
 use super::catalog::{Upload, WriterLease};
 use super::checkpoint::Checkpoint;
+use super::claims::SharedClaim;
 use super::layout::UploadId;
 use super::uploads::Intent;
 use super::{Store, StoreError};
 use crate::hash::{HashState, Hasher};
 use crate::io::{Buffer, File, Io, Moment, Open};
+use crate::limits::BUFFER_BYTES;
 use crate::oci::{Algorithm, Digest, RepositoryName};
 
 /// Dirty bytes after which write-back of them is started.
@@ -53,6 +55,8 @@ pub struct VerifiedUpload {
     pub(super) size_bytes: u64,
     /// Recovery would end its commit.
     pub(super) is_recorded: bool,
+    /// Nothing of it was written: the store has it already, and the claim keeps it.
+    pub(super) known: Option<SharedClaim>,
 }
 
 impl VerifiedUpload {
@@ -62,6 +66,23 @@ impl VerifiedUpload {
 }
 
 impl<I: Io> Store<I> {
+    /// A claim on the content that a whole body is said to be, if the store has it. Only for one
+    /// of a size that can be written quickly if it breaks off.
+    async fn known_content(
+        &self,
+        intent: &Intent,
+        offset_bytes: u64,
+    ) -> Result<Option<SharedClaim>, StoreError> {
+        let (Some(digest), Some(length @ 1..=CHECKPOINT_BYTES), 0) =
+            (intent.digest, intent.length_bytes, offset_bytes)
+        else {
+            return Ok(None);
+        };
+        let claim = self.claim(&digest).await?;
+        let found = self.stat_content(&digest).await?;
+        Ok((found == Some(length)).then_some(claim))
+    }
+
     /// Ends an upload that the disk has failed, unless another has taken it over from `lease`,
     /// and says why.
     fn fail_upload(
@@ -115,6 +136,9 @@ pub struct UploadWriter<I: Io> {
     flush: Pending<std::io::Result<()>>,
     checkpointing: Pending<Result<(), StoreError>>,
     failed: bool,
+    /// The store has what these bytes are said to be: they are hashed, and not written. The claim
+    /// keeps it there.
+    known: Option<SharedClaim>,
 }
 
 impl<I: Io> UploadWriter<I> {
@@ -182,7 +206,11 @@ impl<I: Io> UploadWriter<I> {
             flush: None,
             checkpointing: None,
             failed: false,
+            known: store.known_content(&intent, expected).await?,
         };
+        if writer.known.is_some() {
+            return Ok(writer);
+        }
         if let Some(length) = intent.length_bytes {
             if length > RESERVE_ANNOUNCED_STEP_BYTES && length > writer.free_bytes().await? {
                 return Err(StoreError::StorageFull);
@@ -210,6 +238,11 @@ impl<I: Io> UploadWriter<I> {
             && self.offset_bytes + length > bytes_max
         {
             return Err(StoreError::TooLarge { bytes_max });
+        }
+        if self.known.is_some() {
+            self.hasher.update(buffer.filled());
+            self.offset_bytes += length;
+            return Ok(());
         }
         if self.offset_bytes + length > self.reserved_bytes {
             self.settle_write().await?;
@@ -242,9 +275,44 @@ impl<I: Io> UploadWriter<I> {
         Ok(self.offset_bytes)
     }
 
+    /// Writes what was only hashed so far: a client that is silent or leaves shall find it. The
+    /// bytes come from the content they are said to be, and their hash shows whether they are.
+    async fn write_known(&mut self) -> Result<(), StoreError> {
+        let Some(claim) = self.known.take() else {
+            return Ok(());
+        };
+        let digest = *claim.digest();
+        let content = self.store.open_content(&digest).await?;
+        let content = content.ok_or(StoreError::Fenced)?;
+        let path = self.store.layout().blob(&digest);
+        let (end, hashed) = (self.offset_bytes, self.hasher.finish(digest.algorithm()));
+        self.offset_bytes = 0;
+        self.hasher = Hasher::new(&[digest.algorithm()]);
+        while self.offset_bytes < end {
+            let length = (end - self.offset_bytes).min(BUFFER_BYTES as u64) as usize;
+            let read = content.file.read_at(self.offset_bytes, length).await;
+            let bytes = read.map_err(StoreError::io("read", &path))?;
+            if bytes.len() < length {
+                let short = std::io::ErrorKind::UnexpectedEof.into();
+                return Err(StoreError::io("read", &path)(short));
+            }
+            let mut buffer = Buffer::detached(length);
+            buffer.extend(&bytes);
+            // Boxed: this is part of what it calls.
+            Box::pin(self.append(buffer)).await?;
+        }
+        if self.hasher.finish(digest.algorithm()) != hashed {
+            // They are not, and no digest would ever have fitted: nothing of them is kept.
+            self.failed = true;
+            return Err(StoreError::Fenced);
+        }
+        Ok(())
+    }
+
     /// Makes all that was taken durable, gives back the space beyond it, and goes on being the
     /// writer.
     pub async fn make_durable(&mut self) -> Result<(), StoreError> {
+        self.write_known().await?;
         self.settle_write().await?;
         self.settle_checkpoint().await?;
         if self.checkpoint.offset_bytes != self.offset_bytes {
@@ -275,6 +343,17 @@ impl<I: Io> UploadWriter<I> {
             return Err(StoreError::DigestMismatch { claimed, computed });
         }
         let running = self.lease.begin().ok_or(StoreError::Fenced)?;
+        if let Some(claim) = self.known.take() {
+            self.end();
+            return Ok(VerifiedUpload {
+                id: self.id,
+                repository: self.upload.repository.clone(),
+                digest: claimed,
+                size_bytes: self.offset_bytes,
+                is_recorded: false,
+                known: Some(claim),
+            });
+        }
         let path = self.store.layout().upload_data(self.id);
         // Gives back what was set aside beyond the end.
         self.file
@@ -302,6 +381,7 @@ impl<I: Io> UploadWriter<I> {
             digest: claimed,
             size_bytes: self.offset_bytes,
             is_recorded,
+            known: None,
         })
     }
 

@@ -9,7 +9,7 @@ use super::layout::UploadId;
 use super::upload_writer::UploadWriter;
 use super::{Store, StoreError};
 use crate::io::{Io, Moment};
-use crate::oci::{Algorithm, RepositoryName};
+use crate::oci::{Algorithm, Digest, RepositoryName};
 
 /// A writer whose client has been silent for so long can be taken over from.
 pub const TAKEOVER_AFTER: Duration = Duration::from_secs(2);
@@ -27,6 +27,8 @@ pub struct Intent {
     pub length_bytes: Option<u64>,
     /// The algorithm of the digest it has announced.
     pub algorithm: Option<Algorithm>,
+    /// The digest that the whole is to have, where these bytes are the whole.
+    pub digest: Option<Digest>,
 }
 
 impl<I: Io> Store<I> {
@@ -174,6 +176,16 @@ impl<I: Io> Store<I> {
         upload
             .filter(|upload| upload.repository == *repository)
             .ok_or(StoreError::UploadUnknown)
+    }
+
+    /// What a writer that has been fenced is to be told: where its session is now, if it still is.
+    pub fn after_fence(&self, repository: &RepositoryName, id: UploadId) -> StoreError {
+        match self.find_upload(repository, id) {
+            Ok(upload) => StoreError::UploadBusy {
+                offset_bytes: upload.durable_offset_bytes(),
+            },
+            Err(gone) => gone,
+        }
     }
 
     /// Forgets an upload that has ended; `false` when it was gone already.

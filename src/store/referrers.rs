@@ -1,0 +1,114 @@
+//! Which manifests of a repository are about which: one empty file each, under its subject.
+//!
+//! A note is durable before the manifest's membership is, and is removed after it: so what the
+//! repository serves has its note always, and a note without a member, which a crash or a removal
+//! may leave, is passed over. The notes can never contradict what is served, whatever is lost.
+
+use super::layout::Layout;
+use super::{Store, StoreError};
+use crate::io::{File, Io};
+use crate::oci::RepositoryName;
+use crate::oci::{Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Reference};
+
+impl<I: Io> Store<I> {
+    /// What may be about `subject` in this repository, in the order of digests, strictly after
+    /// `last`; [`referrer`](Self::referrer) tells what is. Costs nothing for other subjects.
+    pub async fn referrers_noted(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        last: Option<&Digest>,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let folder = self.layout().referrers(name, subject);
+        let entries = match self.io.list(&folder).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(StoreError::io("list", &folder)(error)),
+        };
+        let noted = entries.iter().filter(|entry| !entry.is_folder);
+        let mut digests: Vec<Digest> = noted
+            .filter_map(|entry| Layout::referrer_of(&entry.name))
+            .filter(|digest| last.is_none_or(|last| digest > last))
+            .collect();
+        digests.sort();
+        Ok(digests)
+    }
+
+    /// The entry of `digest` in the list of its subject, if the repository serves that manifest.
+    pub async fn referrer(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        digest: &Digest,
+    ) -> Result<Option<Descriptor>, StoreError> {
+        let Some(stored) = self.manifest(name, &Reference::Digest(*digest)).await? else {
+            return Ok(None);
+        };
+        // What does not hash to its name any more, or is no manifest, is not listed.
+        let media_type = stored.media_type.to_string();
+        let manifest = Manifest::parse(stored.bytes, Some(&media_type)).ok();
+        let about = manifest.filter(|manifest| {
+            let found = manifest.subject();
+            found.is_some_and(|found| found.digest == *subject)
+        });
+        Ok(about.map(|manifest| manifest.referrer_entry(*digest)))
+    }
+
+    /// What the manifest `digest` is about, for [`forget_referrer`](Self::forget_referrer): `None`
+    /// also where it cannot be read.
+    pub(super) async fn subject_of(
+        &self,
+        digest: &Digest,
+        media_type: &MediaType,
+    ) -> Option<Digest> {
+        let content = self.open_content(digest).await.ok()??;
+        let read = content.file.read_at(0, MANIFEST_BYTES_MAX).await;
+        let media_type = media_type.to_string();
+        let manifest = Manifest::parse(read.ok()?.into(), Some(&media_type)).ok()?;
+        manifest.subject().map(|subject| subject.digest)
+    }
+
+    /// Notes that `referrer` is about `subject`. Durable on return. The caller has the turn.
+    pub(super) async fn note_referrer(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        referrer: &Digest,
+    ) -> Result<(), StoreError> {
+        let layout = self.layout();
+        let levels = [
+            layout.all_referrers(name),
+            layout.referrers_by(name, subject.algorithm()),
+            layout.referrers(name, subject),
+        ];
+        // Synced also where they exist: a killed process may have made them a moment ago.
+        let mut parent = layout.repository(name);
+        for level in levels {
+            self.make_folder(&level).await?;
+            self.sync_folder(&parent).await?;
+            parent = level;
+        }
+        let path = layout.referrer(name, subject, referrer);
+        self.write_named(&path, Vec::new()).await
+    }
+
+    /// Forgets what was noted of a manifest that the repository no longer serves. Whatever fails
+    /// here leaves a note that is passed over. The caller has the turn.
+    pub(super) async fn forget_referrer(
+        &self,
+        name: &RepositoryName,
+        subject: &Digest,
+        referrer: &Digest,
+    ) {
+        let layout = self.layout();
+        let _ = self
+            .io
+            .remove(&layout.referrer(name, subject, referrer))
+            .await;
+        // Refused while others are noted in it.
+        let _ = self
+            .io
+            .remove_folder(&layout.referrers(name, subject))
+            .await;
+    }
+}
