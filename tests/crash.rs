@@ -20,6 +20,7 @@ use provisioner_controller::io::{Buffer, File};
 use provisioner_controller::oci::{
     Algorithm, Digest, Manifest, MediaType, Reference, RepositoryName, Tag,
 };
+use provisioner_controller::store::manifests::StoredManifest;
 use provisioner_controller::store::upload_writer::{FINAL_CHECKPOINT_BYTES_MIN, FLUSH_STEP_BYTES};
 use provisioner_controller::store::uploads::Intent;
 use provisioner_controller::store::{Store, StoreError, UploadId};
@@ -48,6 +49,8 @@ enum Step {
     DeleteTag(&'static str),
     DeleteManifest(Bytes),
     DeleteBlob(Vec<u8>),
+    /// Makes a blob of the repository one of the repository `<name>/mounted` too.
+    Mount(Vec<u8>),
     /// Begins an upload, parks something, and cancels it.
     Cancel,
 }
@@ -71,6 +74,11 @@ fn workload() -> Vec<Step> {
             bytes: one.clone(),
             tag: Some("latest"),
         },
+        Step::Mount(first.clone()),
+        Step::PutManifest {
+            bytes: about(&one, &config),
+            tag: None,
+        },
         Step::Push {
             content: second.clone(),
             requests: 1,
@@ -92,6 +100,11 @@ fn workload() -> Vec<Step> {
         Step::Cancel,
         Step::DeleteTag("brief"),
         Step::DeleteManifest(two),
+        Step::DeleteManifest(about(&one, &config)),
+        Step::PutManifest {
+            bytes: about(&one, &config),
+            tag: Some("about"),
+        },
         Step::DeleteBlob(second),
         Step::PutManifest {
             bytes: one,
@@ -122,6 +135,18 @@ fn manifest(config: &[u8], layers: &[&Vec<u8>]) -> Bytes {
     manifest.to_string().into()
 }
 
+/// A manifest whose subject is another.
+fn about(subject: &Bytes, config: &[u8]) -> Bytes {
+    let mut about: serde_json::Value =
+        serde_json::from_slice(&manifest(config, &[])).expect("it is JSON");
+    about["subject"] = serde_json::json!({
+        "mediaType": MediaType::OCI_MANIFEST,
+        "digest": sha256(subject).to_string(),
+        "size": subject.len(),
+    });
+    about.to_string().into()
+}
+
 fn sha256(content: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha256, content)
 }
@@ -149,6 +174,7 @@ struct Promises {
     blobs: BTreeMap<String, Promise<bool>>,
     manifests: BTreeMap<String, Promise<bool>>,
     tags: BTreeMap<&'static str, Promise<Option<String>>>,
+    mounted: BTreeMap<String, Promise<bool>>,
     session: Option<Session>,
 }
 
@@ -306,6 +332,20 @@ impl Pusher {
                 }
                 Ok(())
             }
+            Step::Mount(content) => {
+                let digest = sha256(content);
+                let key = digest.to_string();
+                {
+                    let mut promises = self.promises.borrow_mut();
+                    let mounted = promises.mounted.entry(key.clone()).or_default();
+                    mounted.may_become(true);
+                }
+                if store.mount_blob(&self.mounted(), &digest, name).await? {
+                    let mut promises = self.promises.borrow_mut();
+                    promises.mounted.entry(key).or_default().is(true);
+                }
+                Ok(())
+            }
             Step::Cancel => {
                 let id = store.start_upload(name, &[Algorithm::Sha256]).await?;
                 let mut writer = store.write_upload(name, id, Intent::default()).await?;
@@ -449,6 +489,12 @@ impl Pusher {
                 "blob {digest}: {found}, {promise:?}"
             );
         }
+        for (digest, promise) in &promises.mounted {
+            let digest = Digest::parse(digest).expect("it is a digest");
+            let found = store.open_blob(&self.mounted(), &digest).await;
+            let found = found.expect("no fault").is_some();
+            assert!(promise.allows(&found), "mounted {digest}: {found}");
+        }
         for (digest, promise) in &promises.manifests {
             let reference = Reference::Digest(Digest::parse(digest).expect("it is a digest"));
             let found = store.manifest(name, &reference).await.expect("no fault");
@@ -458,6 +504,7 @@ impl Pusher {
                 found.is_some()
             );
             if let Some(found) = found {
+                self.check_referrer(store, &found).await;
                 assert_eq!(
                     sha256(&found.bytes).to_string(),
                     *digest,
@@ -482,6 +529,24 @@ impl Pusher {
                 "tag {tag} holds {held:?}, {promise:?}"
             );
         }
+    }
+
+    fn mounted(&self) -> RepositoryName {
+        RepositoryName::parse(&format!("{}/mounted", self.repository)).expect("it is a name")
+    }
+
+    /// What is served and is about something is listed there.
+    async fn check_referrer(&self, store: &SimulatedStore, found: &StoredManifest) {
+        let manifest = Manifest::parse(found.bytes.clone(), None).expect("it is a manifest");
+        let Some(subject) = manifest.subject() else {
+            return;
+        };
+        let (name, subject) = (&self.repository, &subject.digest);
+        let noted = store.referrers_noted(name, subject, None).await;
+        assert_eq!(noted.expect("no fault"), [found.digest]);
+        let entry = store.referrer(name, subject, &found.digest).await;
+        let entry = entry.expect("no fault").expect("it is served");
+        assert_eq!(entry.digest, found.digest);
     }
 
     async fn read_blob(&self, store: &SimulatedStore, digest: &str) -> bool {

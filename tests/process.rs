@@ -40,6 +40,36 @@ fn start_upload(address: SocketAddr, repository: &str) -> String {
 // --- on the disk when the 201 is read ---------------------------------------------------------
 
 #[test]
+#[ignore = "starts real processes; run by cargo x test"]
+fn a_blob_that_is_there_is_not_written_again_unless_it_has_rotted() {
+    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+    let folder = scratch("known");
+    let root = folder.path().join("oci");
+    let server = Plan::new(&root).start();
+    let noise = Noise::new(77);
+    let length = 5 * MIB + 17;
+    let digest = push_noise(server.address, "tools/a", noise, length);
+    let hex = digest.strip_prefix("sha256:").expect("the default");
+    let path = root.join("blobs/sha256").join(hex);
+    let inode = || std::fs::metadata(&path).expect("it is there").ino();
+    let first = inode();
+    push_noise(server.address, "tools/b", noise, length);
+    assert_eq!(inode(), first, "it was written again");
+    // A bit turns on the disk; the length stays.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
+    let file = File::options().write(true).open(&path).expect("ours");
+    let at = 3 * MIB + 5;
+    let mut right = [0];
+    noise.fill(at, &mut right);
+    file.write_at(&[right[0] ^ 1], at).expect("written");
+    let (_, served) = pull_digest(server.address, "tools/a", &digest);
+    assert_ne!(served, digest, "the test has changed nothing");
+    push_noise(server.address, "tools/b", noise, length);
+    let (_, served) = pull_digest(server.address, "tools/a", &digest);
+    assert_eq!(served, digest, "pushing it again has not replaced it");
+}
+
+#[test]
 #[ignore = "moves gigabytes; run by cargo x test"]
 fn a_big_blob_sent_by_one_put_is_on_the_disk_when_the_201_is_read() {
     let folder = scratch("one-put");

@@ -397,7 +397,16 @@ impl<I: Io> Collector<I> {
             return Ok(());
         }
         self.go_on()?;
-        self.store.remove_members(&removal.name, batch).await?;
+        let subject_and_own = |claim: &SoleClaim| {
+            let digest = claim.digest();
+            removal
+                .graph
+                .subject(digest)
+                .map(|subject| (subject, *digest))
+        };
+        let noted: Vec<_> = batch.iter().filter_map(subject_and_own).collect();
+        let removed = self.store.remove_members(&removal.name, batch, &noted);
+        removed.await?;
         let mut marks = self.quarantine.members.get_mut(&removal.name);
         for claim in batch.drain(..) {
             report.links.removed += 1;

@@ -42,6 +42,11 @@ impl Graph {
         self.nodes.contains_key(digest)
     }
 
+    /// The manifest that `digest` is about.
+    pub fn subject(&self, digest: &Digest) -> Option<Digest> {
+        self.nodes.get(digest).and_then(|node| node.subject)
+    }
+
     /// What must not go before `digest` does: what it names, and the manifests about it.
     pub fn below(&self, digest: &Digest) -> impl Iterator<Item = &Digest> {
         let node = self.nodes.get(digest);

@@ -19,7 +19,7 @@ use super::pins::PinnedAt;
 use super::quarantine::{Instant, QUARANTINE_FILE_BYTES_MAX, Quarantine};
 use super::{Shared, Store, StoreError};
 use crate::io::{File, Io, Moment};
-use crate::oci::{Algorithm, Digest, MANIFEST_BYTES_MAX, Manifest, RepositoryName};
+use crate::oci::{Algorithm, Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, RepositoryName};
 
 /// The quarantine, as far as it is read and written here.
 #[derive(Debug, Default)]
@@ -188,6 +188,21 @@ impl<I: Io> Store<I> {
         Ok(contents)
     }
 
+    /// The manifests that a repository serves, and their types.
+    pub(super) async fn manifest_members(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<Vec<(Digest, MediaType)>, StoreError> {
+        let mut manifests = Vec::new();
+        for digest in self.list_members(name).await? {
+            let member = self.read_member(name, &digest).await?;
+            if let Some(media_type) = member.and_then(|member| member.manifest) {
+                manifests.push((digest, media_type));
+            }
+        }
+        Ok(manifests)
+    }
+
     async fn list_members(&self, name: &RepositoryName) -> Result<Vec<Digest>, StoreError> {
         let mut found = Vec::new();
         for algorithm in Algorithm::ALL {
@@ -292,19 +307,14 @@ impl<I: Io> Store<I> {
         &self,
         name: &RepositoryName,
         garbage: &[SoleClaim],
+        noted: &[(Digest, Digest)],
     ) -> Result<(), StoreError> {
         let repository = self.catalog().remember(name);
         let _turn = repository.turn.lock().await;
         self.check_healthy()?;
-        let (mut algorithms, mut noted) = (Vec::new(), Vec::new());
+        let mut algorithms = Vec::new();
         for claim in garbage {
             let digest = claim.digest();
-            let member = self.read_member(name, digest).await?;
-            if let Some(media_type) = member.and_then(|member| member.manifest)
-                && let Some(subject) = self.subject_of(digest, &media_type).await
-            {
-                noted.push((subject, *digest));
-            }
             let path = self.layout().member(name, digest);
             repository.forget_member(digest);
             match self.io.remove(&path).await {
@@ -325,7 +335,7 @@ impl<I: Io> Store<I> {
             repository.forget_member(claim.digest());
         }
         for (subject, digest) in noted {
-            self.forget_referrer(name, &subject, &digest).await;
+            self.forget_referrer(name, subject, digest).await?;
         }
         Ok(())
     }

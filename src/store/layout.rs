@@ -183,6 +183,11 @@ impl Layout {
         self.state().join("quarantine")
     }
 
+    /// Is there once the referrers of all that was ever pushed are noted.
+    pub fn referrers_noted(&self) -> PathBuf {
+        self.state().join("referrers")
+    }
+
     pub fn lock(&self) -> PathBuf {
         self.state().join("lock")
     }

@@ -221,7 +221,8 @@ impl<I: Io> Store<I> {
         let Some(media_type) = member.manifest else {
             return Ok(false);
         };
-        let subject = self.subject_of(digest, &media_type).await;
+        // A note that stays is passed over, so what cannot be read is deleted all the same.
+        let subject = self.subject_of(digest, &media_type).await.ok().flatten();
         self.load_tags_in_turn(&repository, name).await?;
         let tags = repository.tags_of(digest);
         self.remove_tags(&repository, name, &tags).await?;
@@ -231,7 +232,7 @@ impl<I: Io> Store<I> {
         };
         self.leave(&repository, name, digest, rest).await?;
         if let Some(subject) = subject {
-            self.forget_referrer(name, &subject, digest).await;
+            let _ = self.forget_referrer(name, &subject, digest).await;
         }
         Ok(true)
     }

@@ -25,6 +25,7 @@ impl<I: Io> Store<I> {
         check_format(&layout.format(), &found)?;
         let found = self.ensure_file(&layout.oci_layout(), OCI_LAYOUT).await?;
         check_oci_layout(&layout.oci_layout(), &found)?;
+        self.note_earlier_referrers().await?;
         self.read_quarantine().await?;
         self.recover_uploads().await
     }

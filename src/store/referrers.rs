@@ -54,18 +54,40 @@ impl<I: Io> Store<I> {
         Ok(about.map(|manifest| manifest.referrer_entry(*digest)))
     }
 
+    /// Notes what a folder holds that was written before there were notes. Once: it reads every
+    /// manifest.
+    pub(super) async fn note_earlier_referrers(&self) -> Result<(), StoreError> {
+        let done = self.layout().referrers_noted();
+        let found = self.io.stat(&done).await;
+        if found.map_err(StoreError::io("stat", &done))?.is_some() {
+            return Ok(());
+        }
+        for name in self.repositories_with_members().await? {
+            for (digest, media_type) in self.manifest_members(&name).await? {
+                if let Some(subject) = self.subject_of(&digest, &media_type).await? {
+                    self.note_referrer(&name, &subject, &digest).await?;
+                }
+            }
+        }
+        self.write_named(&done, Vec::new()).await
+    }
+
     /// What the manifest `digest` is about, for [`forget_referrer`](Self::forget_referrer): `None`
-    /// also where it cannot be read.
+    /// also where the content is gone or is no manifest.
     pub(super) async fn subject_of(
         &self,
         digest: &Digest,
         media_type: &MediaType,
-    ) -> Option<Digest> {
-        let content = self.open_content(digest).await.ok()??;
+    ) -> Result<Option<Digest>, StoreError> {
+        let Some(content) = self.open_content(digest).await? else {
+            return Ok(None);
+        };
+        let path = self.layout().blob(digest);
         let read = content.file.read_at(0, MANIFEST_BYTES_MAX).await;
-        let media_type = media_type.to_string();
-        let manifest = Manifest::parse(read.ok()?.into(), Some(&media_type)).ok()?;
-        manifest.subject().map(|subject| subject.digest)
+        let bytes = read.map_err(StoreError::io("read", &path))?;
+        let manifest = Manifest::parse(bytes.into(), Some(media_type.as_ref())).ok();
+        let subject = manifest.and_then(|manifest| manifest.subject().map(|found| found.digest));
+        Ok(subject)
     }
 
     /// Notes that `referrer` is about `subject`. Durable on return. The caller has the turn.
@@ -92,23 +114,25 @@ impl<I: Io> Store<I> {
         self.write_named(&path, Vec::new()).await
     }
 
-    /// Forgets what was noted of a manifest that the repository no longer serves. Whatever fails
-    /// here leaves a note that is passed over. The caller has the turn.
+    /// Forgets what was noted of a manifest that the repository no longer serves. A note that
+    /// stays is passed over. The caller has the turn.
     pub(super) async fn forget_referrer(
         &self,
         name: &RepositoryName,
         subject: &Digest,
         referrer: &Digest,
-    ) {
-        let layout = self.layout();
-        let _ = self
-            .io
-            .remove(&layout.referrer(name, subject, referrer))
-            .await;
-        // Refused while others are noted in it.
-        let _ = self
-            .io
-            .remove_folder(&layout.referrers(name, subject))
-            .await;
+    ) -> Result<(), StoreError> {
+        use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+        let path = self.layout().referrer(name, subject, referrer);
+        match self.io.remove(&path).await {
+            Err(error) if error.kind() == NotFound => {}
+            done => done.map_err(StoreError::io("remove", &path))?,
+        }
+        let folder = self.layout().referrers(name, subject);
+        match self.io.remove_folder(&folder).await {
+            // Others are noted in it.
+            Err(error) if [NotFound, DirectoryNotEmpty].contains(&error.kind()) => Ok(()),
+            done => done.map_err(StoreError::io("remove folder", &folder)),
+        }
     }
 }

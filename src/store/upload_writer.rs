@@ -66,21 +66,25 @@ impl VerifiedUpload {
 }
 
 impl<I: Io> Store<I> {
-    /// A claim on the content that a whole body is said to be, if the store has it. Only for one
+    /// The content that a whole body is said to be, if the store has it. Only for one
     /// of a size that can be written quickly if it breaks off.
     async fn known_content(
         &self,
         intent: &Intent,
         offset_bytes: u64,
-    ) -> Result<Option<SharedClaim>, StoreError> {
+    ) -> Result<Option<Known<I::File>>, StoreError> {
         let (Some(digest), Some(length @ 1..=CHECKPOINT_BYTES), 0) =
             (intent.digest, intent.length_bytes, offset_bytes)
         else {
             return Ok(None);
         };
         let claim = self.claim(&digest).await?;
-        let found = self.stat_content(&digest).await?;
-        Ok((found == Some(length)).then_some(claim))
+        let found = self.open_content(&digest).await?;
+        let whole = found.filter(|content| content.size_bytes == length);
+        Ok(whole.map(|content| Known {
+            file: content.file,
+            claim,
+        }))
     }
 
     /// Ends an upload that the disk has failed, unless another has taken it over from `lease`,
@@ -136,9 +140,15 @@ pub struct UploadWriter<I: Io> {
     flush: Pending<std::io::Result<()>>,
     checkpointing: Pending<Result<(), StoreError>>,
     failed: bool,
-    /// The store has what these bytes are said to be: they are hashed, and not written. The claim
-    /// keeps it there.
-    known: Option<SharedClaim>,
+    known: Option<Known<I::File>>,
+}
+
+/// Content that the store has and that the bytes are said to be: while they are, they are hashed
+/// and not written. What has rotted on the disk is thereby found, and replaced.
+struct Known<F> {
+    file: F,
+    /// Keeps it there.
+    claim: SharedClaim,
 }
 
 impl<I: Io> UploadWriter<I> {
@@ -239,11 +249,12 @@ impl<I: Io> UploadWriter<I> {
         {
             return Err(StoreError::TooLarge { bytes_max });
         }
-        if self.known.is_some() {
+        if self.is_known(buffer.filled()).await {
             self.hasher.update(buffer.filled());
             self.offset_bytes += length;
             return Ok(());
         }
+        self.write_known().await?;
         if self.offset_bytes + length > self.reserved_bytes {
             self.settle_write().await?;
             let _running = self.lease.begin().ok_or(StoreError::Fenced)?;
@@ -275,22 +286,28 @@ impl<I: Io> UploadWriter<I> {
         Ok(self.offset_bytes)
     }
 
-    /// Writes what was only hashed so far: a client that is silent or leaves shall find it. The
-    /// bytes come from the content they are said to be, and their hash shows whether they are.
+    /// Whether the content that these bytes are said to be holds `bytes` here. One that cannot be
+    /// read holds nothing.
+    async fn is_known(&self, bytes: &[u8]) -> bool {
+        let Some(known) = &self.known else {
+            return false;
+        };
+        let read = known.file.read_at(self.offset_bytes, bytes.len()).await;
+        read.is_ok_and(|found| found == bytes)
+    }
+
+    /// Writes what was compared so far: a client that is silent or leaves shall find it, and what
+    /// comes differs from the content that it was said to be.
     async fn write_known(&mut self) -> Result<(), StoreError> {
-        let Some(claim) = self.known.take() else {
+        let Some(known) = self.known.take() else {
             return Ok(());
         };
-        let digest = *claim.digest();
-        let content = self.store.open_content(&digest).await?;
-        let content = content.ok_or(StoreError::Fenced)?;
-        let path = self.store.layout().blob(&digest);
-        let (end, hashed) = (self.offset_bytes, self.hasher.finish(digest.algorithm()));
-        self.offset_bytes = 0;
-        self.hasher = Hasher::new(&[digest.algorithm()]);
+        let path = self.store.layout().blob(known.claim.digest());
+        let end = std::mem::take(&mut self.offset_bytes);
+        self.hasher = Hasher::new(&[known.claim.digest().algorithm()]);
         while self.offset_bytes < end {
             let length = (end - self.offset_bytes).min(BUFFER_BYTES as u64) as usize;
-            let read = content.file.read_at(self.offset_bytes, length).await;
+            let read = known.file.read_at(self.offset_bytes, length).await;
             let bytes = read.map_err(StoreError::io("read", &path))?;
             if bytes.len() < length {
                 let short = std::io::ErrorKind::UnexpectedEof.into();
@@ -300,11 +317,6 @@ impl<I: Io> UploadWriter<I> {
             buffer.extend(&bytes);
             // Boxed: this is part of what it calls.
             Box::pin(self.append(buffer)).await?;
-        }
-        if self.hasher.finish(digest.algorithm()) != hashed {
-            // They are not, and no digest would ever have fitted: nothing of them is kept.
-            self.failed = true;
-            return Err(StoreError::Fenced);
         }
         Ok(())
     }
@@ -343,7 +355,7 @@ impl<I: Io> UploadWriter<I> {
             return Err(StoreError::DigestMismatch { claimed, computed });
         }
         let running = self.lease.begin().ok_or(StoreError::Fenced)?;
-        if let Some(claim) = self.known.take() {
+        if let Some(Known { claim, .. }) = self.known.take() {
             self.end();
             return Ok(VerifiedUpload {
                 id: self.id,
