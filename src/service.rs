@@ -123,12 +123,29 @@ pub struct Response<F> {
 pub enum Payload<F> {
     None,
     Bytes(Bytes),
-    /// A part of a file, sent from the page cache.
+    /// Parts of a file, sent from the page cache, and what goes between them.
     File {
         file: F,
-        range: Range<u64>,
+        pieces: Vec<Piece>,
         patience: Duration,
     },
+}
+
+/// What a payload from a file is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    Bytes(Bytes),
+    /// A part of the file.
+    Range(Range<u64>),
+}
+
+impl Piece {
+    fn length_bytes(&self) -> u64 {
+        match self {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::Range(range) => range.end - range.start,
+        }
+    }
 }
 
 impl<F> Response<F> {
@@ -177,19 +194,19 @@ impl<F> Response<F> {
         route: RouteClass,
         head: ResponseHead,
         file: F,
-        range: Range<u64>,
+        pieces: Vec<Piece>,
         patience: Duration,
     ) -> Self {
-        let length = Some(range.end - range.start);
+        let length = pieces.iter().map(Piece::length_bytes).sum();
         Self {
             head,
             payload: Payload::File {
                 file,
-                range,
+                pieces,
                 patience,
             },
             route,
-            length,
+            length: Some(length),
             until_sent: None,
         }
     }

@@ -29,6 +29,6 @@ pub use conditional::{etag_matches, if_range_matches};
 pub use date::{http_date, parse_http_date, rfc3339};
 pub use exchange::{After, Exchange, Linger};
 pub use head::{HeadError, HeadScanner, RequestHead, Version};
-pub use range::{ByteRange, ChunkRange, ChunkRangeError, RangeOutcome};
+pub use range::{ByteRange, ChunkRange, ChunkRangeError, Multipart, RangeOutcome};
 pub use response::{Persistence, ResponseHead};
 pub use target::{Target, TargetError, TargetForm, percent_encoded};

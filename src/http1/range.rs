@@ -1,4 +1,5 @@
-//! Byte ranges: of a download (`Range`) and of an uploaded chunk (`Content-Range`).
+//! Byte ranges: of a download (`Range`) and of an uploaded chunk (`Content-Range`); and the
+//! multipart form that several ranges are answered in.
 //!
 //! Spec: RFC 9110 section 14; distribution-spec 1.1.1, "Pushing a blob in chunks".
 
@@ -131,6 +132,48 @@ fn is_decimal(digits: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Several ranges of one content as `multipart/byteranges` (RFC 9110 section 14.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Multipart {
+    pub content_type: String,
+    /// What goes before each range's bytes, and the range; in the order asked for.
+    pub parts: Vec<(String, Range<u64>)>,
+    /// What goes after the last.
+    pub closing: String,
+}
+
+impl Multipart {
+    /// Frames `ranges` of content of `size_bytes`. `boundary` is to be random and long, since the
+    /// content is not searched for it; letters and digits, 70 at most.
+    pub fn of(
+        ranges: Vec<Range<u64>>,
+        size_bytes: u64,
+        content_type: &str,
+        boundary: &str,
+    ) -> Multipart {
+        let frame = |range: Range<u64>| {
+            let (first, last) = (range.start, range.end - 1);
+            let head = format!(
+                "\r\n--{boundary}\r\nContent-Type: {content_type}\r\n\
+                 Content-Range: bytes {first}-{last}/{size_bytes}\r\n\r\n"
+            );
+            (head, range)
+        };
+        Multipart {
+            content_type: format!("multipart/byteranges; boundary={boundary}"),
+            parts: ranges.into_iter().map(frame).collect(),
+            closing: format!("\r\n--{boundary}--\r\n"),
+        }
+    }
+
+    /// What the body comes to.
+    pub fn length_bytes(&self) -> u64 {
+        let framed =
+            |(head, range): &(String, Range<u64>)| head.len() as u64 + range.end - range.start;
+        self.parts.iter().map(framed).sum::<u64>() + self.closing.len() as u64
+    }
+}
+
 /// Where an uploaded chunk lies in its blob. Never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkRange {
@@ -197,6 +240,8 @@ fn parse_exact(digits: &str) -> Result<u64, ChunkRangeError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -289,6 +334,66 @@ mod tests {
         let outcome = |count| ByteRange::resolve(&format!("bytes={}", list(count)), 1000);
         assert!(matches!(outcome(64), RangeOutcome::Many(ranges) if ranges.len() == 64));
         assert_eq!(outcome(65), RangeOutcome::Whole);
+    }
+
+    fn ranges_of(size_bytes: u64) -> impl Strategy<Value = Vec<Range<u64>>> {
+        // Cuts in ascending order, taken in pairs, cannot overlap.
+        proptest::collection::btree_set(0..size_bytes, 4..40).prop_map(|cuts| {
+            let cuts: Vec<u64> = cuts.into_iter().collect();
+            cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_multipart_body_is_as_long_as_it_says_and_gives_each_range_back(
+            ranges in ranges_of(1000),
+        ) {
+            let content: Vec<u8> = (0..1000_u32).map(|at| (at % 251) as u8).collect();
+            let multipart = Multipart::of(ranges.clone(), 1000, "a/b", "xyz");
+            let mut body = Vec::new();
+            for (head, range) in &multipart.parts {
+                body.extend_from_slice(head.as_bytes());
+                body.extend_from_slice(&content[range.start as usize..range.end as usize]);
+            }
+            body.extend_from_slice(multipart.closing.as_bytes());
+            prop_assert_eq!(body.len() as u64, multipart.length_bytes());
+            // Read back as RFC 2046 has it: what stands before the first delimiter is not a part.
+            let mut rest = body.as_slice();
+            for range in &ranges {
+                let head = format!(
+                    "\r\n--xyz\r\nContent-Type: a/b\r\nContent-Range: bytes {}-{}/1000\r\n\r\n",
+                    range.start, range.end - 1,
+                );
+                rest = rest.strip_prefix(head.as_bytes()).expect("a part begins");
+                let (part, after) = rest.split_at((range.end - range.start) as usize);
+                prop_assert_eq!(part, &content[range.start as usize..range.end as usize]);
+                rest = after;
+            }
+            prop_assert_eq!(rest, b"\r\n--xyz--\r\n");
+        }
+
+        #[test]
+        fn no_field_names_a_byte_that_is_not_there_or_one_twice(
+            field in "bytes=([0-9]{0,3}-[0-9]{0,3}(, ?)?){0,70}",
+            size_bytes in 0_u64..300,
+        ) {
+            let ranges = match ByteRange::resolve(&field, size_bytes) {
+                RangeOutcome::Whole | RangeOutcome::Unsatisfiable => Vec::new(),
+                RangeOutcome::Single(range) => vec![range],
+                RangeOutcome::Many(ranges) => {
+                    prop_assert!(ranges.len() > 1 && ranges.len() <= RANGES_MAX);
+                    ranges
+                }
+            };
+            let mut seen = std::collections::BTreeSet::new();
+            for range in ranges {
+                prop_assert!(range.start < range.end && range.end <= size_bytes);
+                for offset in range {
+                    prop_assert!(seen.insert(offset));
+                }
+            }
+        }
     }
 
     #[test]

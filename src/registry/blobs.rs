@@ -1,20 +1,25 @@
 //! Pulling and deleting blobs: end-2, end-10.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::error::RegistryError;
 use super::{Answer, Registry};
 use crate::http1::{
-    ByteRange, RangeOutcome, ResponseHead, etag_matches, http_date, if_range_matches,
+    ByteRange, Multipart, RangeOutcome, ResponseHead, etag_matches, http_date, if_range_matches,
 };
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
-use crate::service::{Request, Response};
+use crate::service::{Piece, Request, Response};
 use crate::store::BlobReader;
 use crate::store::promises::DownloadPin;
 use crate::telemetry::RouteClass;
 
 type Opened<I> = (BlobReader<<I as Io>::File>, Option<DownloadPin<I>>);
+
+const CONTENT_TYPE: &str = "application/octet-stream";
 
 impl<I: Io> Registry<I> {
     /// end-2
@@ -32,9 +37,9 @@ impl<I: Io> Registry<I> {
             RouteClass::BlobGet
         };
         let etag = format!("\"{digest}\"");
-        let describe = |status| {
+        let describe = |status, content_type: Cow<'static, str>| {
             ResponseHead::new(status)
-                .with("Content-Type", "application/octet-stream")
+                .with("Content-Type", content_type)
                 .with("Docker-Content-Digest", digest.to_string())
                 .with("ETag", etag.clone())
                 .with("Last-Modified", http_date(blob.modified))
@@ -43,29 +48,44 @@ impl<I: Io> Registry<I> {
         if let Some(known) = request.head.header("if-none-match")
             && etag_matches(known, &etag, true)
         {
-            return Ok(Response::empty(route, describe(StatusCode::NOT_MODIFIED)));
+            let head = describe(StatusCode::NOT_MODIFIED, CONTENT_TYPE.into());
+            return Ok(Response::empty(route, head));
         }
         let size = blob.size_bytes;
+        let whole = || {
+            let head = describe(StatusCode::OK, CONTENT_TYPE.into());
+            (head, vec![Piece::Range(0..size)])
+        };
         let patience = self.config.download_timeout;
-        let (head, range) = match wanted_range(request, &etag, size) {
+        let (head, pieces) = match wanted_range(request, &etag, size) {
             RangeOutcome::Unsatisfiable => {
-                let head = describe(StatusCode::RANGE_NOT_SATISFIABLE)
+                let head = describe(StatusCode::RANGE_NOT_SATISFIABLE, CONTENT_TYPE.into())
                     .with("Content-Range", format!("bytes */{size}"));
                 return Ok(Response::empty(route, head));
             }
             RangeOutcome::Single(range) => {
                 let last = range.end - 1;
-                let head = describe(StatusCode::PARTIAL_CONTENT).with(
+                let head = describe(StatusCode::PARTIAL_CONTENT, CONTENT_TYPE.into()).with(
                     "Content-Range",
                     format!("bytes {}-{last}/{size}", range.start),
                 );
-                (head, range)
+                (head, vec![Piece::Range(range)])
             }
-            // Several ranges may be answered whole, and never by the first alone.
-            RangeOutcome::Whole | RangeOutcome::Many(_) => (describe(StatusCode::OK), 0..size),
+            RangeOutcome::Many(ranges) => {
+                let multipart = Multipart::of(ranges, size, CONTENT_TYPE, &self.fresh_boundary());
+                if multipart.length_bytes() < size {
+                    let content_type = multipart.content_type.clone().into();
+                    let head = describe(StatusCode::PARTIAL_CONTENT, content_type);
+                    (head, pieces_of(multipart))
+                } else {
+                    // Asking for more than there is gets no more than there is.
+                    whole()
+                }
+            }
+            RangeOutcome::Whole => whole(),
         };
-        tracing::debug!(%repository, %digest, ?range, "blob pull");
-        let response = Response::file(route, head, blob.file, range, patience).keeping(pin);
+        let response = Response::file(route, head, blob.file, pieces, patience).keeping(pin);
+        tracing::debug!(%repository, %digest, bytes = response.length, "blob pull");
         Ok(if is_head {
             response.without_payload()
         } else {
@@ -96,6 +116,13 @@ impl<I: Io> Registry<I> {
             .ok_or(RegistryError::BlobUnknown { digest: *digest })
     }
 
+    /// A boundary that stands in no blob: 128 random bits, made after the blob was.
+    fn fresh_boundary(&self) -> String {
+        let mut bytes = [0; 16];
+        self.store.io().fill_random(&mut bytes);
+        format!("{:032x}", u128::from_ne_bytes(bytes))
+    }
+
     /// end-10
     pub(super) async fn delete_blob(
         &self,
@@ -112,6 +139,13 @@ impl<I: Io> Registry<I> {
             ResponseHead::new(StatusCode::ACCEPTED),
         ))
     }
+}
+
+fn pieces_of(multipart: Multipart) -> Vec<Piece> {
+    let closing = Piece::Bytes(Bytes::from(multipart.closing));
+    let part = |(head, range)| [Piece::Bytes(Bytes::from(head)), Piece::Range(range)];
+    let parts = multipart.parts.into_iter().flat_map(part);
+    parts.chain([closing]).collect()
 }
 
 /// RFC 9110 13.1.5 and 14.2: the range a GET asks for; a HEAD asks for none.

@@ -11,7 +11,7 @@ use crate::limits::{
     ANSWER_PATIENCE, HEAD_READ_BYTES, READ_AHEAD_BYTES, RESIDENCE_TRUSTED, SEND_STEP_BYTES,
     SEND_STEPS_PER_TURN,
 };
-use crate::service::{Payload, Response, Service};
+use crate::service::{Payload, Piece, Response, Service};
 
 impl<I, S, V> Connection<I, S, V>
 where
@@ -51,13 +51,18 @@ where
             }
             Payload::File {
                 file,
-                range,
+                pieces,
                 patience,
             } => {
                 let _in_flight = self.parts.metrics.download_begun();
                 self.write_all(&out, ANSWER_PATIENCE).await?;
                 drop(out);
-                self.send_file(&file, range, patience).await?;
+                for piece in pieces {
+                    match piece {
+                        Piece::Bytes(bytes) => self.write_all(&bytes, patience).await?,
+                        Piece::Range(range) => self.send_file(&file, range, patience).await?,
+                    }
+                }
             }
         }
         Ok(self.exchange.finish())
