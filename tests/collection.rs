@@ -172,8 +172,9 @@ async fn put(
     tag: Option<&Tag>,
 ) -> Result<(), StoreError> {
     let manifest = Manifest::parse(bytes.clone(), None).expect("it is a manifest");
+    let tags: Vec<Tag> = tag.into_iter().cloned().collect();
     store
-        .put_manifest(repository, sha256(bytes), &manifest, tag)
+        .put_manifest(repository, sha256(bytes), &manifest, &tags)
         .await
 }
 

@@ -44,7 +44,7 @@ enum Step {
     },
     PutManifest {
         bytes: Bytes,
-        tag: Option<&'static str>,
+        tags: &'static [&'static str],
     },
     DeleteTag(&'static str),
     DeleteManifest(Bytes),
@@ -72,12 +72,12 @@ fn workload() -> Vec<Step> {
         push(&first, 3),
         Step::PutManifest {
             bytes: one.clone(),
-            tag: Some("latest"),
+            tags: &["latest"],
         },
         Step::Mount(first.clone()),
         Step::PutManifest {
             bytes: about(&one, &config),
-            tag: None,
+            tags: &[],
         },
         Step::Push {
             content: second.clone(),
@@ -87,15 +87,15 @@ fn workload() -> Vec<Step> {
         push(&second, 2),
         Step::PutManifest {
             bytes: one.clone(),
-            tag: Some("kept"),
+            tags: &["kept"],
         },
         Step::PutManifest {
             bytes: two.clone(),
-            tag: Some("latest"),
+            tags: &["latest"],
         },
         Step::PutManifest {
             bytes: two.clone(),
-            tag: Some("brief"),
+            tags: &["brief"],
         },
         Step::Cancel,
         Step::DeleteTag("brief"),
@@ -103,12 +103,12 @@ fn workload() -> Vec<Step> {
         Step::DeleteManifest(about(&one, &config)),
         Step::PutManifest {
             bytes: about(&one, &config),
-            tag: Some("about"),
+            tags: &["about"],
         },
         Step::DeleteBlob(second),
         Step::PutManifest {
             bytes: one,
-            tag: Some("latest"),
+            tags: &["latest", "next", "brief"],
         },
         push(&config, 2),
     ]
@@ -237,7 +237,7 @@ impl Pusher {
                 requests,
                 algorithm,
             } => self.push(store, content, *requests, *algorithm).await,
-            Step::PutManifest { bytes, tag } => {
+            Step::PutManifest { bytes, tags } => {
                 let digest = sha256(bytes);
                 let key = digest.to_string();
                 {
@@ -247,7 +247,7 @@ impl Pusher {
                         .entry(key.clone())
                         .or_default()
                         .may_become(true);
-                    if let Some(tag) = tag {
+                    for tag in *tags {
                         promises
                             .tags
                             .entry(tag)
@@ -256,14 +256,13 @@ impl Pusher {
                     }
                 }
                 let manifest = Manifest::parse(bytes.clone(), None).expect("it is a manifest");
-                let parsed = tag.map(|tag| Tag::parse(tag).expect("it is a tag"));
-                store
-                    .put_manifest(name, digest, &manifest, parsed.as_ref())
-                    .await?;
+                let parse = |tag: &&str| Tag::parse(tag).expect("it is a tag");
+                let parsed: Vec<Tag> = tags.iter().map(parse).collect();
+                store.put_manifest(name, digest, &manifest, &parsed).await?;
                 let mut promises = self.promises.borrow_mut();
                 promises.manifests.entry(key.clone()).or_default().is(true);
-                if let Some(tag) = tag {
-                    promises.tags.entry(tag).or_default().is(Some(key));
+                for tag in *tags {
+                    promises.tags.entry(tag).or_default().is(Some(key.clone()));
                 }
                 Ok(())
             }

@@ -277,7 +277,7 @@ fn a_tag_put_back_after_a_failed_move_is_on_the_disk() {
             let put = async |manifest: &Manifest| {
                 let digest = digest(manifest);
                 store
-                    .put_manifest(&name(), digest, manifest, Some(&tag))
+                    .put_manifest(&name(), digest, manifest, std::slice::from_ref(&tag))
                     .await
             };
             put(&one).await.expect("nothing is in the way");

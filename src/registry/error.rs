@@ -67,8 +67,13 @@ pub enum RegistryError {
         value: String,
     },
     TagImmutable {
-        tag: Option<Tag>,
+        tag: Tag,
         holds: Digest,
+    },
+    /// `?tag=` beside a tag in the path.
+    TagsBesideTag,
+    TooManyTags {
+        tags_max: usize,
     },
     /// The upload limit was reached for as long as an upload may wait.
     UploadsBusy,
@@ -106,7 +111,7 @@ impl RegistryError {
             }
             StoreError::TooLarge { bytes_max } => RegistryError::BlobTooLarge { bytes_max },
             StoreError::ReferencesMissing(missing) => RegistryError::ReferencesMissing(missing),
-            StoreError::TagImmutable { holds } => RegistryError::TagImmutable { tag: None, holds },
+            StoreError::TagImmutable { tag, holds } => RegistryError::TagImmutable { tag, holds },
             StoreError::StorageFull => RegistryError::StorageFull,
             error @ (StoreError::UploadUnknown
             | StoreError::UploadBusy { .. }
@@ -278,11 +283,22 @@ impl RegistryError {
             RegistryError::TagImmutable { tag, holds } => {
                 let message = "the tag holds another manifest, and tags here never move \
                                (REGISTRY_IMMUTABLE_TAGS)";
-                let tag = tag.as_ref().map(Tag::as_str);
-                let detail = json!({ "tag": tag, "holds": holds });
+                let detail = json!({ "tag": tag.as_str(), "holds": holds });
                 (
                     Status::CONFLICT,
                     ErrorBody::new(Code::Denied, message).detail(detail),
+                )
+            }
+            RegistryError::TagsBesideTag => one(
+                Status::BAD_REQUEST,
+                Code::Unsupported,
+                "tag= in the query goes with a digest in the path, not with a tag",
+            ),
+            RegistryError::TooManyTags { tags_max } => {
+                let message = format!("one push may set at most {tags_max} tags");
+                (
+                    Status::URI_TOO_LONG,
+                    ErrorBody::new(Code::Unsupported, message),
                 )
             }
             RegistryError::UploadsBusy => one(
@@ -318,10 +334,11 @@ fn route_error(error: &RouteError) -> (StatusCode, ErrorBody) {
             StatusCode::BAD_REQUEST,
             ErrorBody::new(ErrorCode::DigestInvalid, error),
         ),
-        RouteError::Tag(error) => (
-            StatusCode::BAD_REQUEST,
-            ErrorBody::new(ErrorCode::ManifestInvalid, error),
-        ),
+        RouteError::Tag { value, problem } => {
+            let body = ErrorBody::new(ErrorCode::ManifestInvalid, problem);
+            let body = body.detail(json!({ "tag": value }));
+            (StatusCode::BAD_REQUEST, body)
+        }
         RouteError::UploadUnknown => RegistryError::UploadUnknown.status_and_body(),
         RouteError::Method { allow } => {
             let message = format!("this endpoint takes {allow}");

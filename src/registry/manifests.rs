@@ -4,14 +4,18 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::error::RegistryError;
+use super::route::RouteError;
 use super::{Answer, Registry, Taken};
 use crate::http1::{ResponseHead, etag_matches};
 use crate::io::Io;
-use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, Reference, RepositoryName};
+use crate::oci::{Digest, MANIFEST_BYTES_MAX, Manifest, Reference, RepositoryName, Tag};
 use crate::service::{Gather, Intake, Request, Response};
-use crate::store::StoreError;
 use crate::store::manifests::digest_by_tag;
 use crate::telemetry::RouteClass;
+
+/// Tags that one push sets at most: so many of the longest fit a request line, and each is a
+/// synced file for which others of the repository wait.
+const TAGS_PER_PUSH_MAX: usize = 32;
 
 impl<I: Io> Registry<I> {
     /// end-3. `Accept` is ignored: the stored document is the only one there is.
@@ -73,12 +77,19 @@ impl<I: Io> Registry<I> {
         {
             return Err(too_large());
         }
+        let tags = wanted_tags(request, &reference)?;
         let content_type = request.head.header("Content-Type").map(str::to_owned);
         let registry = self.clone();
         let then = move |bytes: Bytes| -> std::pin::Pin<Box<dyn Future<Output = Answer<I>>>> {
             Box::pin(async move {
                 let stored = registry
-                    .store_manifest(&repository, &reference, bytes, content_type.as_deref())
+                    .store_manifest(
+                        &repository,
+                        &reference,
+                        &tags,
+                        bytes,
+                        content_type.as_deref(),
+                    )
                     .await;
                 stored.unwrap_or_else(|error| registry.refusal(RouteClass::ManifestPut, error))
             })
@@ -95,39 +106,39 @@ impl<I: Io> Registry<I> {
         &self,
         repository: &RepositoryName,
         reference: &Reference,
+        tags: &[Tag],
         bytes: Bytes,
         content_type: Option<&str>,
     ) -> Result<Answer<I>, RegistryError> {
-        let (digest, tag) = match reference {
-            Reference::Tag(tag) => (digest_by_tag(&bytes), Some(tag)),
+        let digest = match reference {
+            Reference::Tag(_) => digest_by_tag(&bytes),
             Reference::Digest(claimed) => {
                 let claimed = *claimed;
                 let computed = Digest::of(claimed.algorithm(), &bytes);
                 if computed != claimed {
                     return Err(RegistryError::ManifestDigestMismatch { claimed, computed });
                 }
-                (claimed, None)
+                claimed
             }
         };
         let manifest =
             Manifest::parse(bytes, content_type).map_err(RegistryError::ManifestInvalid)?;
         let put = self
             .store
-            .put_manifest(repository, digest, &manifest, tag)
+            .put_manifest(repository, digest, &manifest, tags)
             .await;
-        put.map_err(|error| match error {
-            StoreError::TagImmutable { holds } => RegistryError::TagImmutable {
-                tag: tag.cloned(),
-                holds,
-            },
-            error => RegistryError::from_store(error),
-        })?;
-        tracing::debug!(%repository, %reference, %digest, "manifest pushed");
+        put.map_err(RegistryError::from_store)?;
+        tracing::debug!(%repository, %reference, %digest, tags = tags.len(), "manifest pushed");
         let mut head = ResponseHead::new(StatusCode::CREATED)
             .with("Location", format!("/v2/{repository}/manifests/{digest}"))
             .with("Docker-Content-Digest", digest.to_string());
+        if let Reference::Digest(_) = reference {
+            for tag in tags {
+                head.push("OCI-Tag", tag.to_string());
+            }
+        }
         if let Some(subject) = manifest.subject() {
-            head = head.with("OCI-Subject", subject.digest.to_string());
+            head.push("OCI-Subject", subject.digest.to_string());
         }
         Ok(Response::empty(RouteClass::ManifestPut, head))
     }
@@ -151,4 +162,30 @@ impl<I: Io> Registry<I> {
             ResponseHead::new(StatusCode::ACCEPTED),
         ))
     }
+}
+
+/// end-7a, end-7b: the tags that a push sets, each once. All are valid, or none is set.
+fn wanted_tags(request: &Request, reference: &Reference) -> Result<Vec<Tag>, RegistryError> {
+    let mut asked = request.head.target.query_all("tag").peekable();
+    if let Reference::Tag(tag) = reference {
+        return match asked.peek() {
+            None => Ok(vec![tag.clone()]),
+            Some(_) => Err(RegistryError::TagsBesideTag),
+        };
+    }
+    let mut tags = Vec::new();
+    for text in asked {
+        let tag = Tag::parse(&text).map_err(|problem| {
+            let value = text.into_owned();
+            RegistryError::Route(RouteError::Tag { value, problem })
+        })?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+        if tags.len() > TAGS_PER_PUSH_MAX {
+            let tags_max = TAGS_PER_PUSH_MAX;
+            return Err(RegistryError::TooManyTags { tags_max });
+        }
+    }
+    Ok(tags)
 }

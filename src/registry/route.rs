@@ -77,7 +77,10 @@ pub enum RouteError {
     PathUnknown,
     Name(RepositoryNameError),
     Digest(DigestError),
-    Tag(TagError),
+    Tag {
+        value: String,
+        problem: TagError,
+    },
     /// Not the form of an upload session's name, so there is none.
     UploadUnknown,
     /// The path is known, the method is none of `allow`.
@@ -193,7 +196,10 @@ fn manifest_route(
     }
     let reference = Reference::parse(reference).map_err(|error| match error {
         ReferenceError::Digest(error) => RouteError::Digest(error),
-        ReferenceError::Tag(error) => RouteError::Tag(error),
+        ReferenceError::Tag(problem) => RouteError::Tag {
+            value: reference.to_owned(),
+            problem,
+        },
     })?;
     match *method {
         Method::PUT => Ok(Route::PutManifest {
@@ -274,7 +280,10 @@ mod tests {
             put("/v2/a/manifests/sha256:x"),
             Err(RouteError::Digest(_))
         ));
-        assert!(matches!(put("/v2/a/manifests/-x"), Err(RouteError::Tag(_))));
+        assert!(matches!(
+            put("/v2/a/manifests/-x"),
+            Err(RouteError::Tag { .. })
+        ));
         assert!(matches!(
             put("/v2/a/blobs/uploads/x"),
             Err(RouteError::UploadUnknown)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Descriptor, Digest, Tag};
 
 /// A situation the caller has to answer for.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum StoreError {
     /// What a manifest needs is not in its repository.
     ReferencesMissing(Vec<Descriptor>),
     /// The tag holds another manifest and may not move.
-    TagImmutable { holds: Digest },
+    TagImmutable { tag: Tag, holds: Digest },
     /// The disk has no room.
     StorageFull,
     /// The disk did not do what it was asked to; `/readyz` says so after a failed sync.
@@ -85,7 +85,9 @@ impl fmt::Display for StoreError {
             StoreError::ReferencesMissing(missing) => {
                 write!(formatter, "{} referenced blobs are missing", missing.len())
             }
-            StoreError::TagImmutable { holds } => write!(formatter, "the tag holds {holds}"),
+            StoreError::TagImmutable { tag, holds } => {
+                write!(formatter, "the tag {tag} holds {holds}")
+            }
             StoreError::StorageFull => write!(formatter, "no space left on the storage"),
             StoreError::Io {
                 operation,

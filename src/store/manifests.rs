@@ -6,9 +6,9 @@
 //!    collector's by the claims on all that the manifest names,
 //! 3. under its subject, if it has one, the note that it is about it ([`super::referrers`]),
 //! 4. the repository's member file,
-//! 5. the tag.
+//! 5. the tags, one after the other.
 //!
-//! A crash leaves the tag on the old manifest or on the new one, and the new one whole.
+//! A crash leaves each tag on the old manifest or on the new one, and the new one whole.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -131,16 +131,17 @@ impl<I: Io> Store<I> {
             .map(|media_type| (digest, media_type)))
     }
 
-    /// Stores `manifest` under `digest`, the digest of its bytes, and points `tag` at it.
+    /// Stores `manifest` under `digest`, the digest of its bytes, and points `tags` at it.
     /// Durable on return, in the order at the head of this file.
     ///
-    /// Errors: `ReferencesMissing`, `TagImmutable`; nothing is visible then.
+    /// Errors: `ReferencesMissing`, `TagImmutable`; nothing is visible then. After any other the
+    /// first few of the tags may have moved.
     pub async fn put_manifest(
         &self,
         name: &RepositoryName,
         digest: Digest,
         manifest: &Manifest,
-        tag: Option<&Tag>,
+        tags: &[Tag],
     ) -> Result<(), StoreError> {
         let _claims = self.claim_named(&digest, manifest).await?;
         // Asked twice: here to refuse before anything is written, below for good.
@@ -149,13 +150,16 @@ impl<I: Io> Store<I> {
         let repository = self.make_repository(name).await?;
         let _turn = repository.turn.lock().await;
         self.check_references(name, manifest).await?;
-        if let Some(tag) = tag {
+        if !tags.is_empty() {
             self.load_tags_in_turn(&repository, name).await?;
+        }
+        for tag in tags {
             let held = repository.tag(tag).flatten().filter(|held| *held != digest);
             if let Some(holds) = held
                 && self.shared.config.immutable_tags.covers(name.as_str())
             {
-                return Err(StoreError::TagImmutable { holds });
+                let tag = tag.clone();
+                return Err(StoreError::TagImmutable { tag, holds });
             }
         }
         if let Some(subject) = manifest.subject() {
@@ -166,7 +170,7 @@ impl<I: Io> Store<I> {
             manifest: Some(manifest.media_type().clone()),
         };
         self.join(&repository, name, &digest, member).await?;
-        if let Some(tag) = tag {
+        for tag in tags {
             self.write_tag(&repository, name, tag, digest).await?;
         }
         Ok(())
