@@ -21,7 +21,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use buffer::{Buffer, BufferPool};
@@ -123,6 +123,13 @@ pub trait Io: Clone + 'static {
     fn stat(&self, path: &Path) -> impl Future<Output = io::Result<Option<Stat>>>;
     /// The whole content of a small file; an error of kind `InvalidData` beyond `bytes_max`.
     fn read(&self, path: &Path, bytes_max: usize) -> impl Future<Output = io::Result<Vec<u8>>>;
+    /// The same of several files, in their order, at the cost of one hand-over to another thread.
+    /// One that cannot be read fails them all.
+    fn read_each(
+        &self,
+        paths: Vec<PathBuf>,
+        bytes_max: usize,
+    ) -> impl Future<Output = io::Result<Vec<Vec<u8>>>>;
     /// Creates a small file with `content` and syncs it; its name is not durable yet.
     /// The file must not exist.
     fn write_new(&self, path: &Path, content: Vec<u8>) -> impl Future<Output = io::Result<()>>;

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -267,6 +267,14 @@ impl Io for UringIo {
     async fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
         let path = path.to_owned();
         let read = move || read_small(&path, bytes_max);
+        self.pools.short.run(read).await
+    }
+
+    async fn read_each(&self, paths: Vec<PathBuf>, bytes_max: usize) -> io::Result<Vec<Vec<u8>>> {
+        let read = move || {
+            let each = paths.iter().map(|path| read_small(path, bytes_max));
+            each.collect()
+        };
         self.pools.short.run(read).await
     }
 

@@ -13,6 +13,9 @@ use crate::oci::{Digest, RepositoryName, Tag};
 /// `sha512:` and 128 hex digits, and a line end some editor may have left.
 const TAG_FILE_BYTES_MAX: usize = 256;
 
+/// Tag files read in one piece of work: no core waits for it, and no thread is taken for long.
+const TAGS_READ_AT_ONCE: usize = 1000;
+
 /// A page of a repository's tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagPage {
@@ -120,25 +123,41 @@ impl<I: Io> Store<I> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(StoreError::io("list", &folder)(error)),
         };
+        // What is not a tag by its name was put there by somebody else.
+        let files = entries.iter().filter(|entry| !entry.is_folder);
+        let found: Vec<Tag> = files
+            .filter_map(|entry| Tag::parse(&entry.name).ok())
+            .collect();
         let mut tags = BTreeMap::new();
-        for entry in entries.iter().filter(|entry| !entry.is_folder) {
-            // What is not a tag by its name was put there by somebody else.
-            let Ok(tag) = Tag::parse(&entry.name) else {
-                continue;
-            };
-            let path = self.layout().tag(name, &tag);
-            let content = self.io.read(&path, TAG_FILE_BYTES_MAX).await;
-            let content = content.map_err(StoreError::io("read", &path))?;
-            let text = String::from_utf8_lossy(&content);
-            match Digest::parse(text.trim_end()) {
-                Ok(digest) => _ = tags.insert(tag, digest),
-                Err(_) => {
-                    repository.set_has_damaged_tags();
-                    tracing::warn!(path = %path.display(), "this tag holds no digest; left out")
-                }
+        for batch in found.chunks(TAGS_READ_AT_ONCE) {
+            let digests = self.read_tags(name, batch).await?;
+            if digests.iter().any(Option::is_none) {
+                repository.set_has_damaged_tags();
             }
+            let held = batch.iter().cloned().zip(digests);
+            tags.extend(held.filter_map(|(tag, digest)| Some((tag, digest?))));
         }
         repository.load_tags(tags);
         Ok(())
+    }
+
+    /// What each of the tags holds; `None` for a file that holds no digest.
+    async fn read_tags(
+        &self,
+        name: &RepositoryName,
+        tags: &[Tag],
+    ) -> Result<Vec<Option<Digest>>, StoreError> {
+        let paths = tags.iter().map(|tag| self.layout().tag(name, tag));
+        let contents = self.io.read_each(paths.collect(), TAG_FILE_BYTES_MAX).await;
+        let contents = contents.map_err(StoreError::io("read in", &self.layout().tags(name)))?;
+        let digests = contents.iter().zip(tags).map(|(content, tag)| {
+            let digest = Digest::parse(String::from_utf8_lossy(content).trim_end());
+            if digest.is_err() {
+                let path = self.layout().tag(name, tag);
+                tracing::warn!(path = %path.display(), "this tag holds no digest; left out");
+            }
+            digest.ok()
+        });
+        Ok(digests.collect())
     }
 }

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -201,19 +201,26 @@ impl Io for SimulatedIo {
     }
 
     async fn read(&self, path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let path = path.to_owned();
+        let mut contents = self.read_each(vec![path.to_owned()], bytes_max).await?;
+        Ok(contents.pop().expect("one was asked for"))
+    }
+
+    async fn read_each(&self, paths: Vec<PathBuf>, bytes_max: usize) -> io::Result<Vec<Vec<u8>>> {
         let read = self.operate(move |disk, _| {
-            let node = disk.open(&path, false)?;
-            disk.read(node, 0, bytes_max + 1)
+            let each = paths.iter().map(|path| {
+                let node = disk.open(path, false)?;
+                disk.read(node, 0, bytes_max + 1)
+            });
+            each.collect::<Outcome<Vec<_>>>()
         });
-        let bytes = read.await?;
-        if bytes.len() > bytes_max {
+        let contents = read.await?;
+        if contents.iter().any(|bytes| bytes.len() > bytes_max) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "larger than its kind",
             ));
         }
-        Ok(bytes)
+        Ok(contents)
     }
 
     async fn write_new(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
