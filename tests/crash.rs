@@ -512,7 +512,13 @@ impl Pusher {
             }
         }
         let page = store.tags(name, None, 100).await.expect("no fault");
+        let repositories = store.repositories(None, usize::MAX).await;
+        let repositories = repositories.expect("no fault").names;
         let listed = page.map_or(Vec::new(), |page| page.tags);
+        assert!(
+            listed.is_empty() || repositories.contains(name),
+            "a repository that has a tag is listed"
+        );
         for (tag, promise) in &promises.tags {
             let parsed = Tag::parse(tag).expect("it is a tag");
             let reference = Reference::Tag(parsed.clone());

@@ -36,6 +36,8 @@ const CHALLENGE: &str = r#"Basic realm="Shoal Registry""#;
 pub enum Permission {
     /// Ask whether this is a registry, and whether it wants a login.
     Ping,
+    /// See the names of all repositories.
+    Catalog,
     Pull,
     Push,
     Delete,
@@ -491,6 +493,7 @@ mod tests {
         for header in [None, Some("Basic Og==")] {
             assert!(is_granted(&access, header, Permission::Pull));
             assert!(!is_granted(&access, header, Permission::Ping));
+            assert!(!is_granted(&access, header, Permission::Catalog));
             assert!(!is_granted(&access, header, Permission::Push));
         }
         assert!(!is_granted(&access, Some(WRONG), Permission::Pull));

@@ -4,8 +4,10 @@
 //! group. Every refusal is a [`RegistryError`] and becomes an answer in [`error`] alone.
 
 mod blobs;
+mod catalog;
 pub mod error;
 mod manifests;
+mod page;
 mod referrers;
 pub mod route;
 mod tags;
@@ -66,6 +68,8 @@ impl<I: Io> Registry<I> {
     async fn dispatch(&self, request: &Request, route: Route) -> Result<Taken<I>, RegistryError> {
         let answer = match route {
             Route::Ping => Ok(self.ping(request)),
+            Route::ListRepositories => self.list_repositories(request).await,
+            Route::ListExtensions => Ok(self.list_extensions()),
             Route::GetBlob { repository, digest } => {
                 self.get_blob(request, &repository, digest).await
             }
@@ -171,6 +175,7 @@ impl<I: Io> Service<I::File> for Registry<I> {
 fn permission_of(route: &Result<Route, RouteError>, method: &Method) -> Permission {
     match (route, method) {
         (Ok(Route::Ping), _) => Permission::Ping,
+        (Ok(Route::ListRepositories), _) => Permission::Catalog,
         (_, &Method::GET | &Method::HEAD) => Permission::Pull,
         (_, &Method::DELETE) => Permission::Delete,
         _ => Permission::Push,
@@ -181,6 +186,7 @@ fn class_of(route: &Result<Route, RouteError>, method: &Method) -> RouteClass {
     let is_head = *method == Method::HEAD;
     match route {
         Ok(Route::Ping) => RouteClass::Ping,
+        Ok(Route::ListRepositories) => RouteClass::Catalog,
         Ok(Route::GetBlob { .. }) if is_head => RouteClass::BlobHead,
         Ok(Route::GetBlob { .. }) => RouteClass::BlobGet,
         Ok(Route::DeleteBlob { .. }) => RouteClass::BlobDelete,
@@ -195,6 +201,6 @@ fn class_of(route: &Result<Route, RouteError>, method: &Method) -> RouteClass {
         Ok(Route::CancelUpload { .. }) => RouteClass::UploadCancel,
         Ok(Route::ListTags { .. }) => RouteClass::TagList,
         Ok(Route::Referrers { .. }) => RouteClass::Referrers,
-        Err(_) => RouteClass::Other,
+        Ok(Route::ListExtensions) | Err(_) => RouteClass::Other,
     }
 }

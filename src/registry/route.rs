@@ -15,6 +15,10 @@ use crate::store::UploadId;
 pub enum Route {
     /// end-1
     Ping,
+    /// catalog-1
+    ListRepositories,
+    /// extension-1
+    ListExtensions,
     /// end-2
     GetBlob {
         repository: RepositoryName,
@@ -96,10 +100,11 @@ impl Route {
             return Err(RouteError::PathUnknown);
         };
         match path {
-            [] | [""] => match *method {
-                Method::GET | Method::HEAD => Ok(Route::Ping),
-                _ => Err(RouteError::Method { allow: "GET, HEAD" }),
-            },
+            [] | [""] => only_read(method, Route::Ping),
+            ["_catalog"] => only_read(method, Route::ListRepositories),
+            ["_oci", "ext", "discover"] => only_read(method, Route::ListExtensions),
+            // No name begins so: it would be an extension, and we have no other.
+            [first, ..] if first.starts_with('_') => Err(RouteError::PathUnknown),
             [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", ""] => {
                 let repository = repository(name)?;
                 match *method {
@@ -112,10 +117,7 @@ impl Route {
             }
             [name @ .., "tags", "list"] => {
                 let repository = repository(name)?;
-                match *method {
-                    Method::GET | Method::HEAD => Ok(Route::ListTags { repository }),
-                    _ => Err(RouteError::Method { allow: "GET, HEAD" }),
-                }
+                only_read(method, Route::ListTags { repository })
             }
             [name @ .., "blobs", digest] => blob_route(method, repository(name)?, digest),
             [name @ .., "manifests", reference] => {
@@ -124,13 +126,18 @@ impl Route {
             [name @ .., "referrers", digest] => {
                 let repository = repository(name)?;
                 let digest = Digest::parse(digest).map_err(RouteError::Digest)?;
-                match *method {
-                    Method::GET | Method::HEAD => Ok(Route::Referrers { repository, digest }),
-                    _ => Err(RouteError::Method { allow: "GET, HEAD" }),
-                }
+                only_read(method, Route::Referrers { repository, digest })
             }
             _ => Err(RouteError::PathUnknown),
         }
+    }
+}
+
+/// `route`, for an endpoint that only GET and HEAD ask.
+fn only_read(method: &Method, route: Route) -> Result<Route, RouteError> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(route),
+        _ => Err(RouteError::Method { allow: "GET, HEAD" }),
     }
 }
 
@@ -266,6 +273,23 @@ mod tests {
                 reference
             })
         );
+    }
+
+    #[test]
+    fn what_begins_with_an_underscore_is_no_repository() {
+        let get = |path| parse(Method::GET, path);
+        assert_eq!(get("/v2/_catalog"), Ok(Route::ListRepositories));
+        assert_eq!(get("/v2/_oci/ext/discover"), Ok(Route::ListExtensions));
+        for path in [
+            "/v2/_x",
+            "/v2/_oci/tags/list",
+            "/v2/_catalog/",
+            "/v2/a/_catalog",
+        ] {
+            assert_eq!(get(path), Err(RouteError::PathUnknown), "{path}");
+        }
+        let delete = parse(Method::DELETE, "/v2/_catalog");
+        assert_eq!(delete, Err(RouteError::Method { allow: "GET, HEAD" }));
     }
 
     #[test]

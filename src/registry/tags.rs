@@ -1,12 +1,11 @@
 //! The list of a repository's tags: end-8.
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
 use serde::Serialize;
 
 use super::error::RegistryError;
+use super::page::PageWanted;
 use super::{Answer, Registry};
-use crate::http1::ResponseHead;
 use crate::io::Io;
 use crate::oci::{RepositoryName, Tag};
 use crate::service::{Request, Response};
@@ -25,47 +24,27 @@ impl<I: Io> Registry<I> {
         request: &Request,
         repository: RepositoryName,
     ) -> Result<Answer<I>, RegistryError> {
-        let target = &request.head.target;
-        let count = match target.query("n") {
-            None => None,
-            Some(text) => Some(parse_count(&text)?),
-        };
-        let last = target.query("last");
+        let wanted = PageWanted::of(&request.head.target)?;
         let listed = self
             .store
-            .tags(&repository, last.as_deref(), count.unwrap_or(usize::MAX))
+            .tags(&repository, wanted.last.as_deref(), wanted.count_max())
             .await;
         let page = listed.map_err(RegistryError::from_store)?.ok_or_else(|| {
             RegistryError::NameUnknown {
                 repository: repository.clone(),
             }
         })?;
-        let mut head = ResponseHead::new(StatusCode::OK).with("Content-Type", "application/json");
-        if let (true, Some(count), Some(last)) = (page.more, count, page.tags.last()) {
-            let next = format!("</v2/{repository}/tags/list?n={count}&last={last}>; rel=\"next\"");
-            head = head.with("Link", next);
-        }
+        let path = format!("/v2/{repository}/tags/list");
+        let head = wanted.head(&path, page.tags.last().map(Tag::as_str), page.more);
         let list = TagList {
             name: &repository,
             tags: &page.tags,
         };
         let body = serde_json::to_vec(&list).expect("names and tags are always JSON");
-        let response = Response::bytes(RouteClass::TagList, head, Bytes::from(body));
-        let is_head = request.head.method == Method::HEAD;
-        Ok(if is_head {
-            response.without_payload()
-        } else {
-            response
-        })
+        Ok(Response::bytes(
+            RouteClass::TagList,
+            head,
+            Bytes::from(body),
+        ))
     }
-}
-
-/// Any number of digits is a number; one too large for us asks for everything.
-fn parse_count(text: &str) -> Result<usize, RegistryError> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(RegistryError::PageSizeInvalid {
-            value: text.to_owned(),
-        });
-    }
-    Ok(text.parse().unwrap_or(usize::MAX))
 }

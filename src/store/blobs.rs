@@ -122,12 +122,7 @@ impl<I: Io> Store<I> {
         if let Some(name) = self.catalog().holder_remembered(digest) {
             return Ok(Some(name));
         }
-        for name in self
-            .repository_names()
-            .await?
-            .into_iter()
-            .take(HOLDERS_LOOKED_AT_MAX)
-        {
+        for name in self.repositories(None, HOLDERS_LOOKED_AT_MAX).await?.names {
             if self.holds_blob(&name, digest).await? {
                 return Ok(Some(name));
             }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use event_listener::Event;
 
-use super::layout::Layout;
 use super::{Store, StoreError};
 use crate::io::{Io, Moment};
 use crate::oci::{Descriptor, ImageIndex, REF_NAME_ANNOTATION, Reference, RepositoryName, Tag};
@@ -69,7 +68,7 @@ impl<I: Io> Store<I> {
             written_at: None,
         };
         // In which order the two are seen does not matter: what moves meanwhile is in the queue.
-        for name in self.repository_names().await? {
+        for name in self.repositories(None, usize::MAX).await?.names {
             let Some(page) = self.tags(&name, None, usize::MAX).await? else {
                 continue;
             };
@@ -151,37 +150,5 @@ impl<I: Io> Store<I> {
             REF_NAME_ANNOTATION,
             format!("{name}:{tag}"),
         )))
-    }
-
-    /// Every repository, found by walking the folders.
-    pub(super) async fn repository_names(&self) -> Result<Vec<RepositoryName>, StoreError> {
-        self.repositories_where(Layout::is_tags_folder).await
-    }
-
-    /// Every name below whose folder lies one that `is_sign`, in order; once for each sign.
-    pub(super) async fn repositories_where(
-        &self,
-        is_sign: impl Fn(&str) -> bool,
-    ) -> Result<Vec<RepositoryName>, StoreError> {
-        let mut names = Vec::new();
-        let mut folders = vec![(self.layout().repositories(), String::new())];
-        while let Some((folder, name)) = folders.pop() {
-            let entries = self
-                .io
-                .list(&folder)
-                .await
-                .map_err(StoreError::io("list", &folder))?;
-            for entry in entries.iter().filter(|entry| entry.is_folder) {
-                if is_sign(&entry.name) {
-                    names.extend(RepositoryName::parse(&name).ok());
-                } else if let Some(component) = Layout::component_of(&entry.name) {
-                    let separator = if name.is_empty() { "" } else { "/" };
-                    let below = format!("{name}{separator}{component}");
-                    folders.push((folder.join(&entry.name), below));
-                }
-            }
-        }
-        names.sort();
-        Ok(names)
     }
 }

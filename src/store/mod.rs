@@ -18,6 +18,7 @@ pub mod promises;
 pub mod quarantine;
 mod recovery;
 pub mod referrers;
+pub mod repositories;
 pub mod tags;
 pub mod upload_writer;
 pub mod uploads;
@@ -43,6 +44,7 @@ use claims::Claims;
 use collection::QuarantineState;
 use image_view::ViewChanges;
 use manifests::ManifestCache;
+use repositories::RepositoryNames;
 use usage::{Naming, Usage};
 
 /// What all cores share.
@@ -55,6 +57,7 @@ pub struct Shared {
     quarantine: QuarantineState,
     usage: Usage,
     naming: Naming,
+    repository_names: RepositoryNames,
     view_changes: ViewChanges,
     sync_failed: AtomicBool,
     opened: Moment,
@@ -114,6 +117,7 @@ impl<I: Io> Store<I> {
             quarantine: QuarantineState::default(),
             usage: Usage::default(),
             naming: Naming::default(),
+            repository_names: RepositoryNames::default(),
             view_changes: ViewChanges::default(),
             sync_failed: AtomicBool::new(false),
             opened: io.now(),
@@ -217,6 +221,7 @@ impl<I: Io> Store<I> {
             let _turn = repository.turn.lock().await;
             if !repository.folders_made() {
                 self.make_repository_folders(name).await?;
+                self.shared.repository_names.note(name);
                 repository.set_folders_made();
             }
         }
