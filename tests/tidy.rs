@@ -140,6 +140,19 @@ fn every_clause_is_shown() {
 }
 
 #[test]
+fn every_endpoint_is_in_its_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect("the tree has it");
+    let clauses: Vec<String> = clauses().into_iter().map(|clause| clause.id).collect();
+    let page = read("docs/api.md");
+    report(endpoint_findings(
+        &read("src/registry/route.rs"),
+        &page,
+        &clauses,
+    ));
+}
+
+#[test]
 fn the_table_has_no_way_back() {
     report(table_findings(LAYERS));
 }
@@ -281,6 +294,56 @@ fn clause_findings(
                 places.join(", ")
             ));
         }
+    }
+    findings
+}
+
+/// Variants of `Route` whose doc comment names no clause, or none that `page` has; and clauses in
+/// `page` that no sheet has.
+fn endpoint_findings(route: &str, page: &str, clauses: &[String]) -> Vec<String> {
+    let named: Vec<&str> = page
+        .split('`')
+        .filter(|text| text.starts_with("oci/") || text.starts_with("http/"))
+        .collect();
+    let mut findings = Vec::new();
+    for id in &named {
+        if !clauses.iter().any(|clause| clause == id) {
+            findings.push(format!("docs/api.md names {id}, which no sheet has"));
+        }
+    }
+    let variants = route
+        .split_once("pub enum Route {")
+        .and_then(|(_, rest)| rest.split_once("\n}"))
+        .map_or("", |(body, _)| body);
+    let mut comment = None;
+    let mut count = 0;
+    for line in variants.lines() {
+        // A variant and its comment stand one level in; its fields stand deeper.
+        let Some(line) = line
+            .strip_prefix("    ")
+            .filter(|line| !line.starts_with(' '))
+        else {
+            continue;
+        };
+        if let Some(text) = line.strip_prefix("/// ") {
+            comment = Some(text);
+        } else if line.starts_with(|first: char| first.is_ascii_uppercase()) {
+            count += 1;
+            // The row of `end-4` may be called `end-4a`, that of `end-1` not `end-10`.
+            let is_row = |known: &str, id: &str| {
+                let rest = known
+                    .strip_prefix("oci/")
+                    .and_then(|name| name.strip_prefix(id));
+                rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+            };
+            let mut ids = comment.take().unwrap_or("-").split(", ");
+            if !ids.any(|id| named.iter().any(|known| is_row(known, id))) {
+                findings.push(format!("docs/api.md has no row for `{line}` of Route"));
+            }
+        }
+    }
+    if count == 0 {
+        findings.push("src/registry/route.rs has no `pub enum Route`".to_string());
     }
     findings
 }
@@ -658,6 +721,27 @@ mod rules {
             "planned, and yet shown"
         );
         assert_eq!(find(&["a/b-1", "a/x-9"], true).len(), 1, "in no sheet");
+    }
+
+    #[test]
+    fn an_endpoint_without_a_row_is_found() {
+        let route = "pub enum Route {\n    /// end-1\n    Ping,\n    /// end-2\n    Blob {\n        name: X,\n    },\n}";
+        let clauses = ["oci/end-1".to_string(), "oci/end-2".to_string()];
+        let findings = |page| endpoint_findings(route, page, &clauses);
+        assert!(findings("`oci/end-1` `oci/end-2`").is_empty());
+        assert_eq!(findings("`oci/end-1`").len(), 1);
+        assert_eq!(
+            findings("`oci/end-1a` `oci/end-2`").len(),
+            1,
+            "no such clause"
+        );
+        let long = ["oci/end-10".to_string(), "oci/end-2".to_string()];
+        assert_eq!(
+            endpoint_findings(route, "`oci/end-10` `oci/end-2`", &long).len(),
+            1
+        );
+        assert_eq!(findings("`oci/end-1` `oci/end-2` `oci/end-3`").len(), 1);
+        assert!(!endpoint_findings("", "", &clauses).is_empty());
     }
 
     #[test]
