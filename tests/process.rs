@@ -1169,3 +1169,139 @@ fn a_head_sent_a_byte_at_a_time_runs_out_of_time() {
         .ask("GET", "/v2/", &[], b"")
         .expect(200);
 }
+
+// --- many names, many ranges ------------------------------------------------------------------
+
+/// Reads a list page by page, by its links, and gives the values under `member`.
+fn read_pages(server: &Server, first: &str, member: &str) -> Vec<String> {
+    let mut connection = Connection::open(server.address);
+    let mut target = Some(first.to_owned());
+    let mut values = Vec::new();
+    while let Some(asked) = target {
+        let answer = connection.ask("GET", &asked, &[], b"").expect(200);
+        let page: serde_json::Value =
+            serde_json::from_str(&answer.text()).expect("the list is JSON");
+        let page = page[member].as_array().expect("the list is there");
+        values.extend(
+            page.iter()
+                .map(|value| value.as_str().expect("a name").to_owned()),
+        );
+        target = answer.header("link").map(|link| {
+            let path = link.strip_prefix('<').and_then(|link| link.split_once('>'));
+            path.expect("a link is in brackets").0.to_owned()
+        });
+    }
+    values
+}
+
+#[test]
+#[ignore = "writes 150 000 files; run by cargo x test"]
+fn ten_thousand_repositories_and_a_hundred_thousand_tags_are_paged_through() {
+    let folder = scratch("names");
+    let storage = folder.path().join("oci");
+    let make_repository = |name: &str| {
+        let own = storage.join("repositories").join(name);
+        for part in ["_members/sha256", "_members/sha512", "refs"] {
+            std::fs::create_dir_all(own.join(part)).expect("the scratch folder is ours");
+        }
+        own
+    };
+    let mut names: Vec<String> = (0..10_000)
+        .map(|number| format!("team{}/app{number}", number % 100))
+        .collect();
+    for name in &names {
+        make_repository(name);
+    }
+    let digest = sha256_of(b"a manifest");
+    let tags: Vec<String> = (0..100_000).map(|number| format!("v{number:06}")).collect();
+    let many = make_repository("team0");
+    for tag in &tags {
+        std::fs::write(many.join("refs").join(tag), &digest).expect("the scratch folder is ours");
+    }
+    names.push("team0".to_owned());
+
+    let plan = Plan::new(&storage);
+    let started = Instant::now();
+    let server = plan.start();
+    println!("  ready after {} ms", started.elapsed().as_millis());
+    let ask = |target: &str| {
+        let asked = Instant::now();
+        Connection::open(server.address)
+            .ask("GET", target, &[], b"")
+            .expect(200);
+        asked.elapsed()
+    };
+    println!(
+        "  first page of repositories: {:?}",
+        ask("/v2/_catalog?n=100")
+    );
+    println!(
+        "  first page of tags: {:?}",
+        ask("/v2/team0/tags/list?n=100")
+    );
+    for last in ["v000000", "v050000", "v099800"] {
+        let mut times: Vec<Duration> = (0..99)
+            .map(|_| ask(&format!("/v2/team0/tags/list?n=100&last={last}")))
+            .collect();
+        times.sort();
+        println!("  100 tags after {last}: {:?} (median)", times[49]);
+    }
+    assert!(
+        read_pages(&server, "/v2/team0/tags/list?n=999", "tags") == tags,
+        "every tag once, in order"
+    );
+    push_noise(server.address, "team0/between", Noise::new(1), 10);
+    names.push("team0/between".to_owned());
+    names.sort();
+    let listed = read_pages(&server, "/v2/_catalog?n=999", "repositories");
+    assert!(listed == names, "every repository once, in order");
+    server.kill();
+    let server = plan.start();
+    let listed = read_pages(&server, "/v2/_catalog", "repositories");
+    assert!(listed == names, "after a restart too");
+}
+
+/// Prints offset, length and SHA-256 of each part of the multipart answer in two files.
+const READ_PARTS: &str = r#"
+import email, hashlib, sys
+head, body = (open(name, "rb").read() for name in sys.argv[1:])
+message = email.message_from_bytes(head.split(b"\r\n", 1)[1] + body)
+assert message.is_multipart() and not message.defects, message.defects
+for part in message.get_payload():
+    content = part.get_payload(decode=True)
+    print(part["content-range"], len(content), hashlib.sha256(content).hexdigest())
+"#;
+
+#[test]
+#[ignore = "needs curl and python3; run by cargo x test"]
+fn several_ranges_are_read_back_by_curl_and_python() {
+    let folder = scratch("ranges");
+    let server = Plan::new(&folder.path().join("oci")).start();
+    let (noise, size) = (Noise::new(7), 3 * MIB);
+    let digest = push_noise(server.address, "ranges", noise, size);
+    let (head, body) = (folder.path().join("head"), folder.path().join("body"));
+    let url = format!("http://{}/v2/ranges/blobs/{digest}", server.address);
+    let mut curl = tool::command("curl", folder.path());
+    curl.args(["--silent", "--show-error", "--fail", "--range"])
+        .arg("2000000-2999999,1000-1999,0-0,-5")
+        .arg("--dump-header")
+        .arg(&head)
+        .arg("--output")
+        .arg(&body)
+        .arg(&url);
+    tool::run(&mut curl);
+    let mut python = tool::command("python3", folder.path());
+    python.args(["-c", READ_PARTS]).arg(&head).arg(&body);
+    let read = tool::run(&mut python);
+    let expected: String = [(2_000_000, 1_000_000), (1000, 1000), (0, 1), (size - 5, 5)]
+        .map(|(offset, length): (u64, u64)| {
+            let mut bytes = vec![0; length as usize];
+            noise.fill(offset, &mut bytes);
+            let hash = sha256_of(&bytes);
+            let hash = hash.trim_start_matches("sha256:");
+            let last = offset + length - 1;
+            format!("bytes {offset}-{last}/{size} {length} {hash}\n")
+        })
+        .concat();
+    assert_eq!(read.trim_end(), expected.trim_end());
+}
