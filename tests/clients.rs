@@ -1,6 +1,7 @@
-//! Real clients against the real binary: what oras, skopeo, podman and buildah push comes back
-//! byte for byte, and a second push of the same sends no blob. The last test runs the
-//! distribution-spec's conformance suite.
+//! Real clients against the real binary: what oras, skopeo, podman, buildah, helm, Python's oras and
+//! curl push comes back byte for byte, a second push of the same sends no blob, and other tools
+//! read the storage folder as the image layout it is. The last test runs the distribution-spec's
+//! conformance suite.
 //!
 //! `cargo x clients` installs the clients and runs these; a client that is missing fails its tests
 //! by name.
@@ -10,9 +11,10 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::http::Connection;
+use support::image::{tar_of, write_layout};
 use support::noise::Noise;
 use support::server::{Plan, Server};
 use support::{MIB, scratch, sha256_of, sha256_of_file, tool};
@@ -295,115 +297,6 @@ fn skopeo_copy(room: &Room, from: &str, to: &str, auth: Auth) -> Command {
     command
 }
 
-/// An image on disk: its manifest's digest, and those of all its blobs.
-struct Image {
-    manifest: String,
-    digests: Vec<String>,
-}
-
-/// Writes an OCI image layout with one image, tagged `v1`, whose layers cannot be compressed.
-fn write_layout(folder: &Path, layers: &[u64]) -> Image {
-    let blobs = folder.join("blobs/sha256");
-    fs::create_dir_all(&blobs).expect("the scratch folder is ours");
-    let mut digests = Vec::new();
-    let mut put = |bytes: &[u8]| {
-        let digest = sha256_of(bytes);
-        fs::write(blobs.join(digest.trim_start_matches("sha256:")), bytes).expect("a blob");
-        digests.push(digest.clone());
-        digest
-    };
-    let mut descriptors = Vec::new();
-    let mut diff_ids = Vec::new();
-    for (index, length) in layers.iter().enumerate() {
-        let tar = tar_of(&[("file", &Noise::new(index as u64).bytes(*length as usize))]);
-        diff_ids.push(sha256_of(&tar));
-        // Compressed beforehand: what is not, skopeo compresses when it writes a layout.
-        let bytes = gzip(&tar, folder);
-        let digest = put(&bytes);
-        descriptors.push(serde_json::json!({
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-            "digest": digest,
-            "size": bytes.len(),
-        }));
-    }
-    let config = serde_json::to_vec(&serde_json::json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {},
-        "rootfs": { "type": "layers", "diff_ids": diff_ids },
-    }));
-    let config = config.expect("plain values");
-    let config_digest = put(&config);
-    let manifest = serde_json::to_vec_pretty(&serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": config_digest,
-            "size": config.len(),
-        },
-        "layers": descriptors,
-    }));
-    let manifest = manifest.expect("plain values");
-    let manifest_digest = put(&manifest);
-    let index = serde_json::json!({
-        "schemaVersion": 2,
-        "manifests": [{
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": manifest_digest,
-            "size": manifest.len(),
-            "annotations": { "org.opencontainers.image.ref.name": "v1" },
-        }],
-    });
-    fs::write(folder.join("index.json"), index.to_string()).expect("the scratch folder is ours");
-    fs::write(
-        folder.join("oci-layout"),
-        r#"{"imageLayoutVersion":"1.0.0"}"#,
-    )
-    .expect("ours");
-    Image {
-        manifest: manifest_digest,
-        digests,
-    }
-}
-
-fn gzip(bytes: &[u8], folder: &Path) -> Vec<u8> {
-    let path = folder.join("layer.tar");
-    fs::write(&path, bytes).expect("the scratch folder is ours");
-    tool::run(tool::command("gzip", folder).args(["--fast", "--no-name", "layer.tar"]));
-    let path = folder.join("layer.tar.gz");
-    let bytes = fs::read(&path).expect("gzip has just written it");
-    fs::remove_file(&path).expect("the scratch folder is ours");
-    bytes
-}
-
-/// A tar archive of plain files (ustar).
-fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut tar = Vec::new();
-    for (name, bytes) in files {
-        let mut header = [0_u8; 512];
-        let mut put = |at: usize, text: &str| {
-            header[at..at + text.len()].copy_from_slice(text.as_bytes());
-        };
-        put(0, name);
-        put(100, "0000644\0");
-        put(108, "0000000\0");
-        put(116, "0000000\0");
-        put(124, &format!("{:011o}\0", bytes.len()));
-        put(136, "00000000000\0");
-        put(148, "        "); // the checksum counts itself as spaces
-        put(156, "0");
-        put(257, "ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        tar.extend_from_slice(&header);
-        tar.extend_from_slice(bytes);
-        tar.resize(tar.len().next_multiple_of(512), 0);
-    }
-    tar.resize(tar.len() + 1024, 0);
-    tar
-}
-
 // --- podman and buildah -----------------------------------------------------------------------
 
 #[test]
@@ -537,6 +430,366 @@ fn credentials() -> String {
 fn unique() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("the clock is past 1970").as_nanos() as u64
+}
+
+// --- more of oras -----------------------------------------------------------------------------
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn oras_copies_between_repositories_and_folders_byte_for_byte() {
+    let room = Room::new("oras-cp", Auth::None);
+    let bytes = Noise::new(1).bytes((9 * MIB + 1) as usize);
+    fs::write(room.path("image.wim"), &bytes).expect("the scratch folder is ours");
+    let first = room.reference("os-images/windows:2022");
+    let mut push = oras(&room, &["push"], Auth::None);
+    let pushed = oras_digest(&tool::run(push.args([&first, "image.wim"])));
+
+    for round in 1..=2 {
+        let second = room.reference(&format!("copies/number-{round}:2022"));
+        let mut copy = room.command("oras");
+        copy.args(["cp", "--from-plain-http", "--to-plain-http"]);
+        tool::run(copy.args([&first, &second]));
+        check_oras_image(&room, &second, &pushed, &bytes);
+
+        // Our folder is only read by other tools: oras writes layouts of its own.
+        let layout = format!("layout-{round}:2022");
+        let mut save = room.command("oras");
+        save.args(["cp", "--from-plain-http", "--to-oci-layout"]);
+        tool::run(save.args([&second, &layout]));
+        let third = room.reference(&format!("restored/number-{round}:2022"));
+        let mut restore = room.command("oras");
+        restore.args(["cp", "--from-oci-layout", "--to-plain-http"]);
+        tool::run(restore.args([&layout, &third]));
+        check_oras_image(&room, &third, &pushed, &bytes);
+    }
+
+    let gone = room.reference("copies/number-1:2022");
+    let mut delete = oras(&room, &["manifest", "delete"], Auth::None);
+    tool::run(delete.args(["--force", &gone]));
+    let mut fetch = oras(&room, &["manifest", "fetch"], Auth::None);
+    let said = tool::run_refused(fetch.arg(&gone));
+    assert!(said.contains("not found"), "{said}");
+    // What the deleted manifest shared with others is still theirs.
+    let kept = room.reference("copies/number-2:2022");
+    check_oras_image(&room, &kept, &pushed, &bytes);
+}
+
+/// The image at `reference` is the manifest `digest` with the one file `bytes`.
+#[track_caller]
+fn check_oras_image(room: &Room, reference: &str, digest: &str, bytes: &[u8]) {
+    let mut fetch = oras(room, &["manifest", "fetch"], Auth::None);
+    let manifest = tool::run(fetch.arg(reference));
+    assert_eq!(sha256_of(manifest.as_bytes()), digest, "{reference}");
+    let mut pull = oras(room, &["pull"], Auth::None);
+    tool::run(pull.args([reference, "--output", "checked"]));
+    let file = room.path("checked/image.wim");
+    assert_eq!(sha256_of_file(&file), sha256_of(bytes), "{reference}");
+    fs::remove_file(file).expect("the scratch folder is ours");
+}
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn oras_pushes_fetches_and_deletes_single_blobs() {
+    let room = Room::new("oras-blob", Auth::None);
+    let bytes = Noise::new(2).bytes((3 * MIB + 7) as usize);
+    fs::write(room.path("blob"), &bytes).expect("the scratch folder is ours");
+    let digest = sha256_of(&bytes);
+    let repository = room.reference("single/blobs");
+    let blob = format!("{repository}@{digest}");
+    for round in 1..=2 {
+        let uploads = room.uploads_of(&format!("oras blob push {round}"), || {
+            let mut push = oras(&room, &["blob", "push"], Auth::None);
+            tool::run(push.args([&repository, "blob"]));
+        });
+        assert_eq!(uploads, u64::from(round == 1), "push {round}");
+        let out = format!("fetched-{round}");
+        let mut fetch = oras(&room, &["blob", "fetch"], Auth::None);
+        tool::run(fetch.args(["--output", &out, &blob]));
+        assert_eq!(sha256_of_file(&room.path(&out)), digest);
+    }
+    let mut delete = oras(&room, &["blob", "delete"], Auth::None);
+    tool::run(delete.args(["--force", &blob]));
+    let mut fetch = oras(&room, &["blob", "fetch"], Auth::None);
+    let said = tool::run_refused(fetch.args(["--output", "none", &blob]));
+    assert!(said.contains("not found"), "{said}");
+}
+
+// --- helm, Python oras and curl ----------------------------------------------------------------
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn helm_gets_back_the_chart_it_pushed() {
+    let room = Room::new("helm", Auth::None);
+    let templates = room.path("disk-tools/templates");
+    fs::create_dir_all(&templates).expect("the scratch folder is ours");
+    let chart = "apiVersion: v2\nname: disk-tools\nversion: 1.2.3\n";
+    fs::write(room.path("disk-tools/Chart.yaml"), chart).expect("ours");
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: disk-tools}\n";
+    fs::write(templates.join("map.yaml"), map).expect("ours");
+    tool::run(room.command("helm").args(["package", "disk-tools"]));
+    let packed = sha256_of_file(&room.path("disk-tools-1.2.3.tgz"));
+
+    let charts = format!("oci://{}", room.reference("charts"));
+    for round in 1..=2 {
+        let mut push = room.command("helm");
+        push.args(["push", "--plain-http", "disk-tools-1.2.3.tgz", &charts]);
+        tool::run(&mut push);
+        let out = format!("pulled-{round}");
+        fs::create_dir(room.path(&out)).expect("the scratch folder is ours");
+        let mut pull = room.command("helm");
+        pull.args(["pull", "--plain-http", "--version", "1.2.3"]);
+        tool::run(pull.args(["--destination", &out, &format!("{charts}/disk-tools")]));
+        let back = room.path(&out).join("disk-tools-1.2.3.tgz");
+        assert_eq!(sha256_of_file(&back), packed, "pull {round}");
+    }
+}
+
+/// Pushes `image.bin` to the first argument and pulls it into the folder of the second; the third
+/// says whether it goes in chunks (PATCH with a Content-Range, which no other client here sends).
+const PYTHON_ROUND_TRIP: &str = "
+import sys
+import oras.client
+target, folder, chunked = sys.argv[1], sys.argv[2], sys.argv[3] == 'chunked'
+client = oras.client.OrasClient(insecure=True)
+answer = client.push(target=target, files=['image.bin'], do_chunked=chunked, chunk_size=1 << 20)
+assert answer.status_code == 201, answer
+client.pull(target=target, outdir=folder)
+";
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn python_oras_gets_back_what_it_pushed_whole_and_in_chunks() {
+    let room = Room::new("python-oras", Auth::None);
+    // Installed beside the Go programs, not where a system's Python looks.
+    let library = tool::find("oras").with_file_name("python");
+    for (round, way) in [(1, "whole"), (2, "chunked"), (3, "whole"), (4, "chunked")] {
+        // Bytes of its own each time: what is there already is not sent.
+        let bytes = Noise::new(10 + round).bytes((5 * MIB + 3) as usize);
+        fs::write(room.path("image.bin"), &bytes).expect("the scratch folder is ours");
+        let out = format!("pulled-{round}");
+        let mut python = room.command("python3");
+        python.env("PYTHONPATH", &library);
+        python.args(["-c", PYTHON_ROUND_TRIP, &room.reference("py/image:v1")]);
+        tool::run(python.args([&out, way]));
+        let back = room.path(&out).join("image.bin");
+        assert_eq!(sha256_of_file(&back), sha256_of(&bytes), "{way}");
+    }
+}
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn curl_waits_for_go_on_and_resumes_a_broken_pull() {
+    let room = Room::new("curl", Auth::None);
+    for round in 1..=2 {
+        let bytes = Noise::new(20 + round).bytes((6 * MIB + 5) as usize);
+        let digest = sha256_of(&bytes);
+        fs::write(room.path("blob"), &bytes).expect("the scratch folder is ours");
+        let start = format!("http://{}/v2/curl/blobs/uploads/", room.server.address);
+        let mut post = room.command("curl");
+        post.args(["--silent", "--fail", "--request", "POST", &start]);
+        let heads = tool::run(post.args(["--dump-header", "-"]));
+        let location = heads
+            .lines()
+            .find_map(|line| line.strip_prefix("Location: "));
+        let location = location.unwrap_or_else(|| panic!("no Location: {heads}"));
+        let target = format!("http://{}{}", room.server.address, location.trim());
+        let target = support::http::with_query(&target, &format!("digest={digest}"));
+        // More than 1 MiB: curl asks before it sends.
+        let mut put = room.command("curl");
+        put.args(["--silent", "--fail", "--upload-file", "blob"]);
+        put.args(["--header", "Expect: 100-continue", "--dump-header", "-"]);
+        let heads = tool::run(put.arg(&target));
+        let codes: Vec<&str> = heads
+            .lines()
+            .filter_map(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3))
+            .collect();
+        assert_eq!(codes, ["100", "201"], "{heads}");
+
+        // A pull that broke off after 2 MiB goes on from there.
+        fs::write(room.path("part"), &bytes[..2 * MIB as usize]).expect("ours");
+        let blob = format!("http://{}/v2/curl/blobs/{digest}", room.server.address);
+        let mut resume = room.command("curl");
+        resume.args(["--silent", "--fail", "--continue-at", "-"]);
+        resume.args([
+            "--output",
+            "part",
+            "--write-out",
+            "%{http_code} %{size_download}",
+        ]);
+        let said = tool::run(resume.arg(&blob));
+        assert_eq!(said, format!("206 {}", bytes.len() as u64 - 2 * MIB));
+        assert_eq!(sha256_of_file(&room.path("part")), digest);
+    }
+}
+
+// --- the folder, read by other tools ------------------------------------------------------------
+
+/// How soon `index.json` knows of a new tag.
+const INDEX_PATIENCE: Duration = Duration::from_secs(2);
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn the_storage_folder_is_an_image_layout_that_skopeo_podman_and_umoci_read() {
+    let room = Room::new("layout", Auth::None);
+    let image = write_layout(&room.path("image"), &[2 * MIB, MIB]);
+    let name = "tools/disk-formatter:v1";
+    let remote = format!("docker://{}", room.reference(name));
+    tool::run(&mut skopeo_copy(&room, "oci:image:v1", &remote, Auth::None));
+    let local = format!("oci:{}:{name}", room.path("oci").display());
+
+    let pushed = Instant::now();
+    let manifest = eventually(INDEX_PATIENCE, || skopeo_raw(&room, &local));
+    println!(
+        "  in index.json after {:.2} s",
+        pushed.elapsed().as_secs_f64()
+    );
+    assert_eq!(sha256_of(&manifest), image.manifest);
+
+    for round in 1..=2 {
+        let out = format!("oci:copied-{round}:v1");
+        tool::run(&mut skopeo_copy(&room, &local, &out, Auth::None));
+        let blobs = room.path(&format!("copied-{round}")).join("blobs/sha256");
+        for digest in &image.digests {
+            let file = blobs.join(digest.trim_start_matches("sha256:"));
+            assert_eq!(&sha256_of_file(&file), digest);
+        }
+    }
+    tool::run(storage_command(&room, "podman").args(["pull", &local]));
+    let mut list = room.command("umoci");
+    let tags = tool::run(list.args(["ls", "--layout"]).arg(room.path("oci")));
+    assert_eq!(tags.trim(), name);
+
+    // Inspected and deleted over the wire, it leaves the index too.
+    let mut inspect = room.command("skopeo");
+    let facts = tool::run(inspect.args(["inspect", "--tls-verify=false", &remote]));
+    assert!(facts.contains(&image.manifest), "{facts}");
+    let mut delete = room.command("skopeo");
+    tool::run(delete.args(["delete", "--tls-verify=false", &remote]));
+    eventually(INDEX_PATIENCE, || {
+        skopeo_raw(&room, &local).is_none().then_some(())
+    });
+}
+
+/// The manifest's bytes as skopeo finds them; `None` where it finds none.
+fn skopeo_raw(room: &Room, reference: &str) -> Option<Vec<u8>> {
+    let mut inspect = room.command("skopeo");
+    inspect.args(["--insecure-policy", "inspect", "--raw", reference]);
+    let output = inspect.output().expect("skopeo runs");
+    output.status.success().then_some(output.stdout)
+}
+
+#[track_caller]
+fn eventually<T>(patience: Duration, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(started.elapsed() < patience, "not within {patience:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn names_that_nest_and_collide_and_odd_tags_are_served_and_kept_apart() {
+    let room = Room::new("names", Auth::None);
+    let long_name = ["n".repeat(127), "m".repeat(127)].join("/");
+    let long_tag = "t".repeat(128);
+    let names = [
+        "a",
+        "a/b",
+        "a/blobs",
+        "a/refs",
+        "a/refs/latest",
+        "a/tags",
+        "a/tags/list",
+        "a/manifests",
+        "a/manifests/latest",
+        "blobs",
+        "blobs/sha256",
+        "refs",
+        "index.json",
+        "oci-layout",
+        "repositories",
+        "a/index.json",
+        "v2",
+        &long_name,
+    ];
+    let tags = [
+        "latest",
+        "list",
+        "refs",
+        "_x",
+        "v1-",
+        "a..b",
+        "index.json",
+        &long_tag,
+    ];
+    let mut connection = Connection::open(room.server.address);
+    // Each place holds a manifest of its own, so that one read from another's place is seen.
+    let manifest = |name: &str, tag: &str| {
+        serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [],
+            "annotations": { "name": name, "tag": tag },
+        })
+        .to_string()
+    };
+    let media_type = [("Content-Type", "application/vnd.oci.image.index.v1+json")];
+    for (name, tag) in pairs(&names, &tags) {
+        let target = format!("/v2/{name}/manifests/{tag}");
+        let body = manifest(name, tag);
+        connection
+            .ask("PUT", &target, &media_type, body.as_bytes())
+            .expect(201);
+    }
+    for round in 1..=2 {
+        for (name, tag) in pairs(&names, &tags) {
+            let target = format!("/v2/{name}/manifests/{tag}");
+            let answer = connection.ask("GET", &target, &[], b"").expect(200);
+            assert_eq!(answer.text(), manifest(name, tag), "round {round}");
+        }
+        for name in names {
+            let answer = connection.ask("GET", &format!("/v2/{name}/tags/list"), &[], b"");
+            let list: serde_json::Value =
+                serde_json::from_str(&answer.expect(200).text()).expect("JSON");
+            assert_eq!(list["name"], name);
+            assert_eq!(
+                list["tags"].as_array().map(Vec::len),
+                Some(tags.len()),
+                "{name}"
+            );
+        }
+    }
+    // One of a nest goes, its neighbours stay.
+    connection
+        .ask("DELETE", "/v2/a/manifests/refs", &[], b"")
+        .expect(202);
+    connection
+        .ask("GET", "/v2/a/manifests/refs", &[], b"")
+        .expect(404);
+    connection
+        .ask("GET", "/v2/a/refs/manifests/refs", &[], b"")
+        .expect(200);
+
+    // What a layout reader can name it finds, however odd the neighbours in the index.
+    let root = room.path("oci");
+    let local = format!("oci:{}:a/refs/latest:latest", root.display());
+    let found = eventually(INDEX_PATIENCE, || skopeo_raw(&room, &local));
+    assert_eq!(found, manifest("a/refs/latest", "latest").into_bytes());
+    let layout = fs::read_to_string(root.join("oci-layout")).expect("it is still a file");
+    assert!(layout.contains("1.0.0"), "{layout}");
+}
+
+fn pairs<'a>(
+    names: &'a [&'a str],
+    tags: &'a [&'a str],
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    names
+        .iter()
+        .flat_map(|name| tags.iter().map(move |tag| (*name, *tag)))
 }
 
 // --- the conformance suite --------------------------------------------------------------------

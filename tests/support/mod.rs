@@ -4,6 +4,7 @@
 #![allow(dead_code)] // each suite that includes this folder uses its own part of it
 
 pub mod http;
+pub mod image;
 pub mod kernel;
 pub mod noise;
 pub mod proc_facts;

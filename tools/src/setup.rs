@@ -12,6 +12,10 @@ const PACKAGED: &[(&str, &str)] = &[
     ("htpasswd", "apache2-utils"),
     ("strace", "strace"),
     ("gzip", "gzip"),
+    ("umoci", "umoci"),
+    ("rsync", "rsync"),
+    ("curl", "curl"),
+    ("pip3", "python3-pip"),
 ];
 
 /// A program installed by `go install`, at the one version that the tests were written for.
@@ -35,7 +39,18 @@ const GO_PROGRAMS: &[GoProgram] = &[
         module: "github.com/opencontainers/distribution-spec/conformance",
         version: "v0.0.0-20260831232431-97274622c111",
     },
+    GoProgram {
+        name: "helm",
+        package: "helm.sh/helm/v4/cmd/helm",
+        module: "helm.sh/helm/v4",
+        version: "v4.3.1",
+    },
 ];
+
+/// A client that is a Python library, and its version.
+const PYTHON_LIBRARY: (&str, &str) = ("oras", "0.2.43");
+/// Its folder beside the Go programs: no library of the system's is changed.
+const PYTHON_FOLDER: &str = "python";
 
 /// oras 1.3.6 wants this much. From 1.21 on Go fetches a newer self when a module asks for it.
 const GO_WANTED: &str = "Go >= 1.26 (or >= 1.21 with access to the module proxy: it fetches 1.26)";
@@ -86,6 +101,12 @@ pub fn run() -> Result<PathBuf, String> {
             }
             Err(problem) => problems.push(problem),
         }
+    }
+
+    if !python_library_is_installed(&folder)
+        && let Err(problem) = install_python_library(&folder)
+    {
+        problems.push(problem);
     }
 
     if problems.is_empty() {
@@ -191,6 +212,29 @@ fn install_go_program(go: &Path, program: &GoProgram, folder: &Path) -> Result<(
             program.name,
             go.display()
         )),
+    }
+}
+
+fn python_library_is_installed(folder: &Path) -> bool {
+    let (name, version) = PYTHON_LIBRARY;
+    let facts = format!("{name}-{version}.dist-info");
+    folder.join(PYTHON_FOLDER).join(facts).is_dir()
+}
+
+fn install_python_library(folder: &Path) -> Result<(), String> {
+    let (name, version) = PYTHON_LIBRARY;
+    println!("setup: pip install {name}=={version}");
+    let mut command = Command::new("python3");
+    command
+        .args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"])
+        .arg(folder.join(PYTHON_FOLDER))
+        .arg(format!("{name}=={version}"));
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!(
+            "Python's {name} is missing: pip ended with {status}"
+        )),
+        Err(error) => Err(format!("Python's {name} is missing: python3: {error}")),
     }
 }
 

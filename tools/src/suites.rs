@@ -21,7 +21,9 @@ pub fn test(large: bool) -> Result<bool, String> {
     );
     tally.run("release build", cargo(&["build", "--release"]));
     tally.run("real clients", heavy("clients", &clients, None, false));
+    tally.run("operator guide", heavy("guide", &clients, None, false));
     tally.run("real process", heavy("process", &clients, None, large));
+    tally.run("many of everything", heavy("scale", &clients, None, false));
     tally.run("hostile clients", heavy("hostile", &clients, None, false));
     tally.run("collection", heavy("soak", &clients, None, large));
     Ok(tally.close())
@@ -32,6 +34,7 @@ pub fn clients(filter: Option<&str>) -> Result<bool, String> {
     let clients = setup::run()?;
     let mut tally = Tally::default();
     tally.run("real clients", heavy("clients", &clients, filter, false));
+    tally.run("operator guide", heavy("guide", &clients, filter, false));
     Ok(tally.close())
 }
 
@@ -40,6 +43,10 @@ pub fn process(filter: Option<&str>, large: bool) -> Result<bool, String> {
     let clients = setup::run()?;
     let mut tally = Tally::default();
     tally.run("real process", heavy("process", &clients, filter, large));
+    tally.run(
+        "many of everything",
+        heavy("scale", &clients, filter, false),
+    );
     tally.run("hostile clients", heavy("hostile", &clients, filter, false));
     tally.run("collection", heavy("soak", &clients, filter, large));
     Ok(tally.close())
