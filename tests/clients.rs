@@ -654,7 +654,9 @@ fn the_storage_folder_is_an_image_layout_that_skopeo_podman_and_umoci_read() {
             assert_eq!(&sha256_of_file(&file), digest);
         }
     }
-    tool::run(storage_command(&room, "podman").args(["pull", &local]));
+    // podman calls the image after the path, which has to be lower case for that.
+    let relative = format!("oci:oci:{name}");
+    tool::run(storage_command(&room, "podman").args(["pull", &relative]));
     let mut list = room.command("umoci");
     let tags = tool::run(list.args(["ls", "--layout"]).arg(room.path("oci")));
     assert_eq!(tags.trim(), name);

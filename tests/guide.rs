@@ -9,6 +9,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use support::http::{Connection, basic};
 use support::image::tar_of;
@@ -115,6 +116,10 @@ podman pull --tls-verify=false controller:8080/tools/disk-formatter:latest",
         "oras tag controller.example.com:8080/os-images/ubuntu-rootfs:$(date +%Y%m%d) latest",
         "Tagged",
     ),
+];
+
+/// "During low activity": run when [`index.json` is at rest](INDEX_REST).
+const BACKUP: &[Row] = &[
     row(
         "tar czf oci-backup.tar.gz /var/lib/shoal/oci",
         "Removing leading",
@@ -132,6 +137,9 @@ podman pull --tls-verify=false controller:8080/tools/disk-formatter:latest",
         "index.json",
     ),
 ];
+
+/// After a change, `index.json` is replaced within this time; tar objects to a folder in change.
+const INDEX_REST: Duration = Duration::from_secs(2);
 
 /// The guide's own command, before the server that asks for a password is started.
 const PASSWORD_FILE: Row = row(
@@ -324,6 +332,10 @@ fn the_commands_of_the_guide_work_as_printed_and_its_backups_serve_the_same() {
     let machine = Machine::new("guide");
     let server = Plan::new(&machine.storage()).start();
     for row in OPEN {
+        machine.run(row, Some(&server));
+    }
+    std::thread::sleep(INDEX_REST);
+    for row in BACKUP {
         machine.run(row, Some(&server));
     }
     let wanted = sha256_of_file(&machine.path("ubuntu-22.04-rootfs.tar.gz"));
