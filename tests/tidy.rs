@@ -153,6 +153,14 @@ fn every_endpoint_is_in_its_page() {
 }
 
 #[test]
+fn every_lesson_is_shown() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lessons = fs::read_to_string(root.join("design/lessons.md")).expect("the table is there");
+    let exists = |name: &str| test_exists(root, name);
+    report(lesson_findings(&lessons, &clauses(), &exists));
+}
+
+#[test]
 fn the_table_has_no_way_back() {
     report(table_findings(LAYERS));
 }
@@ -344,6 +352,36 @@ fn endpoint_findings(route: &str, page: &str, clauses: &[String]) -> Vec<String>
     }
     if count == 0 {
         findings.push("src/registry/route.rs has no `pub enum Route`".to_string());
+    }
+    findings
+}
+
+/// Each row of `design/lessons.md` names, in its last column, tests that exist or clauses that a
+/// script shows.
+fn lesson_findings(
+    lessons: &str,
+    clauses: &[Clause],
+    test_exists: &dyn Fn(&str) -> bool,
+) -> Vec<String> {
+    let rows = lessons
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1)
+        .filter_map(|line| line.trim_end_matches(['|', ' ']).rsplit_once('|'));
+    let mut findings = Vec::new();
+    for (row, shown_by) in rows {
+        let names: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            findings.push(format!("nothing shows: {row}"));
+        }
+        for name in names {
+            let clause_holds = clauses
+                .iter()
+                .any(|clause| clause.id == name && !matches!(clause.shown_by, ShownBy::Planned));
+            if !clause_holds && !test_exists(name) {
+                findings.push(format!("there is no test and no shown clause {name}"));
+            }
+        }
     }
     findings
 }
@@ -602,6 +640,20 @@ fn test_exists(root: &Path, name: &str) -> bool {
 /// Each rule finds what it is for.
 mod rules {
     use super::*;
+
+    #[test]
+    fn a_lesson_that_nothing_shows_is_found() {
+        let table =
+            "| What | Shown by |\n|---|---|\n| a | `tests/a.rs::a`, `b/c-1` |\n| b | hope |\n";
+        let findings = lesson_findings(table, &[], &|name| name == "tests/a.rs::a");
+        assert_eq!(
+            findings,
+            [
+                "there is no test and no shown clause b/c-1",
+                "nothing shows: | b "
+            ]
+        );
+    }
 
     #[test]
     fn a_forbidden_edge_is_found_however_it_is_written() {
