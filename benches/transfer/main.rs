@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -36,7 +36,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 const COMMIT_ROUNDS: usize = 5;
 /// A round in which even the bare write-behind loop ends later tells of the disk, not of the server.
 const COMMIT_FLOOR_MAX: Duration = Duration::from_millis(50);
-const IDLE_CONNECTIONS: usize = 1000;
+const IDLE_CONNECTIONS: usize = 10_000;
+/// Pulls of half a GiB, alone and then beside the idle connections; the medians are compared.
+const IDLE_PULLS: usize = 7;
 const FOLDER_PREFIX: &str = "provisioner-controller-bench-";
 
 #[derive(Parser)]
@@ -83,7 +85,7 @@ enum Part {
     Commit,
     /// A hot pull beside a cold one.
     Beside,
-    /// Memory of idle connections.
+    /// Memory of idle connections, and what a pull beside them keeps of its speed.
     Idle,
 }
 
@@ -383,12 +385,17 @@ fn beside_a_cold_pull(
 
 /// Resident memory that a thousand connections cost which have asked once and then keep silent.
 fn idle(binaries: &Binaries, workspace: &Workspace, report: &mut Report) -> io::Result<()> {
+    let content = Content::new(RUN_BYTES);
+    let blob = content.blob(1);
     for program in binaries.servers() {
         let folder = workspace.fresh()?;
         let target = Target::start(&program, &folder)?;
+        Connection::open(target.address)?.push(REPOSITORY, &blob)?;
+        let pulled = target.blob_target(&blob.hex);
         for _ in 0..20 {
             Connection::open(target.address)?.get("/v2/", |_| {})?;
         }
+        let alone = pull_speed(&target, &pulled)?;
         std::thread::sleep(Duration::from_millis(500));
         let before = target.resident_bytes()?;
         let mut connections = Vec::new();
@@ -400,8 +407,29 @@ fn idle(binaries: &Binaries, workspace: &Workspace, report: &mut Report) -> io::
         std::thread::sleep(Duration::from_millis(500));
         let grown = target.resident_bytes()?.saturating_sub(before);
         report.idle(target.name, connections.len(), grown, Limit::AtMost(4.0));
+        let beside = pull_speed(&target, &pulled)?;
+        report.beside_idle(
+            target.name,
+            connections.len(),
+            [alone, beside],
+            Limit::AtLeast(0.9),
+        );
     }
     Ok(())
+}
+
+/// The median of [`IDLE_PULLS`] hot pulls on one connection, in GB/s.
+fn pull_speed(target: &Target, pulled: &str) -> io::Result<f64> {
+    let mut connection = Connection::open(target.address)?;
+    connection.get(pulled, |_| {})?;
+    let mut speeds = Vec::new();
+    for _ in 0..IDLE_PULLS {
+        let begun = Instant::now();
+        let bytes = connection.get(pulled, |_| {})?;
+        speeds.push(bytes as f64 / begun.elapsed().as_secs_f64() / 1e9);
+    }
+    speeds.sort_by(f64::total_cmp);
+    Ok(speeds[IDLE_PULLS / 2])
 }
 
 struct Binaries {

@@ -304,6 +304,28 @@ impl Report {
         }
     }
 
+    /// `speeds`: of a pull alone and beside the connections, in GB/s.
+    pub fn beside_idle(
+        &mut self,
+        target: &'static str,
+        connections: usize,
+        speeds: [f64; 2],
+        kept: Limit,
+    ) {
+        let [alone, beside] = speeds;
+        self.tables += &format!(
+            "\nA pull beside {connections} idle connections, {target}: {beside:.2} GB/s, alone {alone:.2}\n"
+        );
+        self.other.push(json!({
+            "row": "pull beside idle connections", "target": target, "connections": connections,
+            "alone_gb_per_s": alone, "beside_gb_per_s": beside,
+        }));
+        if target == "ours" {
+            let what = format!("pull beside {connections} idle connections: share of its speed");
+            self.verdicts.push(verdict(&what, beside / alone, kept));
+        }
+    }
+
     pub fn markdown(&self) -> String {
         let machine = &self.machine;
         let text = |name: &str| machine[name].as_str().unwrap_or("?").to_owned();
