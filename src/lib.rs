@@ -7,6 +7,7 @@
 //!            ├────▶ admin          └───▶ io
 //!            ├────▶ access ─▶ http1
 //!            └────▶ service ─▶ http1, io
+//! provision ─▶ oci
 //! ```
 #![deny(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod http1;
 pub mod io;
 pub mod limits;
 pub mod oci;
+pub mod provision;
 pub mod registry;
 pub mod server;
 pub mod service;

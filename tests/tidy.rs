@@ -64,6 +64,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "admin",
         ],
     ),
+    // Beside the registry, and of it knows nothing but its words.
+    ("provision", &["oci"]),
     ("main", &["config", "telemetry", "server"]),
 ];
 
@@ -82,13 +84,33 @@ const CONFINED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Modules that neither wait nor know that others do.
-const WITHOUT_AWAIT: &[&str] = &["limits", "oci", "http1", "hash", "config"];
+/// Modules, and rooms of modules, that neither wait nor know that others do.
+const WITHOUT_AWAIT: &[&str] = &[
+    "limits",
+    "oci",
+    "http1",
+    "hash",
+    "config",
+    "provision/recipe",
+    "provision/iso",
+    "provision/task_iso",
+];
 
 /// Modules that reach clock, files, sockets and threads through `io` alone, so that the
 /// simulator stands for all of them.
 const ABOVE_THE_SEAM: &[&str] = &[
-    "oci", "http1", "hash", "service", "store", "access", "registry", "gc", "admin",
+    "oci",
+    "http1",
+    "hash",
+    "service",
+    "store",
+    "access",
+    "registry",
+    "gc",
+    "admin",
+    "provision/recipe",
+    "provision/iso",
+    "provision/task_iso",
 ];
 const BELOW_THE_SEAM: &[&str] = &[
     "std::fs",
@@ -228,16 +250,15 @@ fn confinement_findings(file: &str, text: &str) -> Vec<String> {
 }
 
 fn seam_findings(file: &str, code: &str) -> Vec<String> {
-    let module = module_of(file);
     let mut findings = Vec::new();
-    if WITHOUT_AWAIT.contains(&module) {
+    if let Some(place) = place_among(file, WITHOUT_AWAIT) {
         for word in ["async", "await"] {
             if has_word(code, word) {
-                findings.push(format!("src/{file}: {module} is pure and may not `{word}`"));
+                findings.push(format!("src/{file}: {place} is pure and may not `{word}`"));
             }
         }
     }
-    if ABOVE_THE_SEAM.contains(&module) {
+    if place_among(file, ABOVE_THE_SEAM).is_some() {
         for word in BELOW_THE_SEAM {
             if has_word(code, word) {
                 findings.push(format!("src/{file}: `{word}` goes past the seam; ask `io`"));
@@ -405,6 +426,15 @@ fn table_findings(layers: &[(&str, &[&str])]) -> Vec<String> {
 /// `store/blobs.rs` → `store`; `config.rs` → `config`.
 fn module_of(file: &str) -> &str {
     file.split(['/', '.']).next().unwrap_or(file)
+}
+
+/// The module or room of `places` that `file` belongs to.
+fn place_among<'a>(file: &str, places: &[&'a str]) -> Option<&'a str> {
+    let holds = |place: &str| {
+        let rest = file.strip_prefix(place);
+        rest.is_some_and(|rest| rest.starts_with(['/', '.']))
+    };
+    places.iter().copied().find(|place| holds(place))
 }
 
 /// The names that follow `prefix`, those of a group `prefix{a::b, c}` too.
@@ -726,6 +756,9 @@ mod rules {
         assert!(!seam_findings("http1/head.rs", "x.await").is_empty());
         assert!(!seam_findings("store/tags.rs", "std::fs::read(path)").is_empty());
         assert!(!seam_findings("registry/mod.rs", "let now = Instant::now();").is_empty());
+        assert!(!seam_findings("provision/iso/mod.rs", "async fn f() {}").is_empty());
+        assert!(!seam_findings("provision/task_iso.rs", "std::fs::read(path)").is_empty());
+        assert!(seam_findings("provision/isolated.rs", "async fn f() {}").is_empty());
         assert!(seam_findings("store/tags.rs", "io.open(path).await").is_empty());
         assert!(seam_findings("io/uring.rs", "std::fs::read(path); async {}").is_empty());
     }
