@@ -7,7 +7,7 @@
 //!            ├────▶ admin          └───▶ io
 //!            ├────▶ access ─▶ http1
 //!            └────▶ service ─▶ http1, io
-//! provision ─▶ oci
+//! check_recipe ─▶ provision ─▶ oci
 //! ```
 #![deny(unsafe_code)]
 

@@ -1,8 +1,10 @@
-//! Environment → configuration → [`server::run`] → exit code.
+//! Environment → configuration → [`server::run`] → exit code; or a command that needs no server.
+
+mod check_recipe;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use provisioner_controller::config::{self, Config};
 use provisioner_controller::{server, telemetry};
 
@@ -10,15 +12,26 @@ use provisioner_controller::{server, telemetry};
 ///
 /// Configured by environment variables.
 #[derive(Parser)]
-#[command(version, after_help = config::help())]
+#[command(version, after_help = config::help(), args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// Print the configuration in force, with secrets left out, and exit.
     #[arg(long)]
     print_config: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    CheckRecipe(check_recipe::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::CheckRecipe(arguments)) = &arguments.command {
+        return check_recipe::run(arguments);
+    }
     let loaded = match Config::from_env(config::process_environment()) {
         Ok(loaded) => loaded,
         Err(errors) => {

@@ -66,7 +66,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // Beside the registry, and of it knows nothing but its words.
     ("provision", &["oci"]),
-    ("main", &["config", "telemetry", "server"]),
+    ("check_recipe", &["provision"]),
+    ("main", &["config", "telemetry", "server", "check_recipe"]),
 ];
 
 /// Word → the files or folders of `src/` where it may stand.
