@@ -44,6 +44,11 @@ enum Verb {
         #[arg(long)]
         large: bool,
     },
+    /// The task ISO, read back by xorriso, isoinfo, bsdtar and pycdlib
+    Iso {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+    },
     /// Play the contract scripts to any registry: --against URL
     #[command(disable_help_flag = true)]
     Contract {
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Clients { filter } => suites::clients(filter.as_deref()),
         Verb::Conformance => suites::clients(Some("conformance")),
         Verb::Process { filter, large } => suites::process(filter.as_deref(), large),
+        Verb::Iso { filter } => suites::iso(filter.as_deref()),
         Verb::Contract { arguments } => contract::run(arguments.into_iter()),
         Verb::Bench { arguments } => bench::run(arguments)
             .map(|status| status.success())

@@ -16,6 +16,19 @@ const PACKAGED: &[(&str, &str)] = &[
     ("rsync", "rsync"),
     ("curl", "curl"),
     ("pip3", "python3-pip"),
+    ("xorriso", "xorriso"),
+    ("isoinfo", "genisoimage"),
+    ("bsdtar", "libarchive-tools"),
+    ("faketime", "faketime"),
+];
+
+/// Modules that the tests' scripts import, and the Debian package of each. They are asked of
+/// Debian's own Python: another one, first in `PATH`, would not see its packages.
+const PYTHON: &str = "/usr/bin/python3";
+const PYTHON_MODULES: &[(&str, &str)] = &[
+    ("pycdlib", "python3-pycdlib"),
+    ("yaml", "python3-yaml"),
+    ("jsonschema", "python3-jsonschema"),
 ];
 
 /// A program installed by `go install`, at the one version that the tests were written for.
@@ -66,6 +79,12 @@ pub fn run() -> Result<PathBuf, String> {
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)
         .collect();
+    packages.extend(
+        PYTHON_MODULES
+            .iter()
+            .filter(|(module, _)| !can_import(module))
+            .map(|(_, package)| *package),
+    );
 
     let folder = target_folder().join("clients");
     let go_programs: Vec<&GoProgram> = GO_PROGRAMS
@@ -86,6 +105,13 @@ pub fn run() -> Result<PathBuf, String> {
     for (program, package) in PACKAGED {
         if find(program).is_none() {
             problems.push(format!("`{program}` is missing (Debian package {package})"));
+        }
+    }
+    for (module, package) in PYTHON_MODULES {
+        if !can_import(module) {
+            problems.push(format!(
+                "{PYTHON} cannot import `{module}` (Debian package {package})"
+            ));
         }
     }
 
@@ -262,6 +288,10 @@ fn go_that_can_install() -> Result<PathBuf, String> {
 fn find_go() -> Option<PathBuf> {
     let usual = Path::new("/usr/local/go/bin/go");
     find("go").or_else(|| usual.is_file().then(|| usual.to_owned()))
+}
+
+fn can_import(module: &str) -> bool {
+    run_quietly(Command::new(PYTHON).args(["-c", &format!("import {module}")])).is_some()
 }
 
 fn find(program: &str) -> Option<PathBuf> {

@@ -26,6 +26,15 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("many of everything", heavy("scale", &clients, None, false));
     tally.run("hostile clients", heavy("hostile", &clients, None, false));
     tally.run("collection", heavy("soak", &clients, None, large));
+    tally.run("task ISO", heavy("task_iso", &clients, None, false));
+    Ok(tally.close())
+}
+
+/// `cargo x iso`.
+pub fn iso(filter: Option<&str>) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    tally.run("task ISO", heavy("task_iso", &clients, filter, false));
     Ok(tally.close())
 }
 
