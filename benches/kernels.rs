@@ -1,4 +1,5 @@
-//! The kernels of the data path, alone: hash, head parser, chunk decoder.
+//! The kernels, alone: hash, head parser, chunk decoder of the data path; recipe check and CD image of
+//! provisioning.
 //!
 //! `cargo bench` measures; `cargo test --benches` runs each once, so that they cannot rot. Inputs are what
 //! clients send, not what flatters the code.
@@ -9,6 +10,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use provisioner_controller::hash::Hasher;
 use provisioner_controller::http1::{BodyDecoder, BodyFraming, RequestHead};
 use provisioner_controller::oci::Algorithm;
+use provisioner_controller::provision::{recipe, task_iso};
+use uuid::Uuid;
 
 const MIB: usize = 1 << 20;
 
@@ -101,5 +104,53 @@ fn chunked(data_bytes: usize, chunk_bytes: usize) -> Vec<u8> {
     coded
 }
 
-criterion_group!(kernels, hash, head_parser, chunk_decoder);
+/// The operator guide's recipe, and the largest and slowest to read that can be sent.
+fn recipe_check(criterion: &mut Criterion) {
+    let guide = include_str!("../tests/recipes/guide-linux.json").to_owned();
+    let entries = "{\"mount\":\"/\",\"size\":0},".repeat(20_000);
+    let hostile = format!("{{\"partitions\":[{entries}{{}}]}}");
+    let mut group = criterion.benchmark_group("recipe check");
+    for (name, recipe, is_good) in [
+        ("the guide's", guide, true),
+        ("20 000 partitions", hostile, false),
+    ] {
+        group.throughput(Throughput::Bytes(recipe.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let checked = recipe::check(black_box(recipe.as_bytes()));
+                assert_eq!(checked.recipe.is_ok(), is_good);
+                checked
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The guide's recipe as a CD, and one with as much text as a recipe can hold.
+fn task_image(criterion: &mut Criterion) {
+    let guide = include_str!("../tests/recipes/guide-linux.json").to_owned();
+    let text = "x".repeat(MIB);
+    let large = format!(
+        "{{\"task_target\":\"a.target\",\"user_data\":\"{text}\",\"unattend_xml\":\"{text}\"}}"
+    );
+    let mut group = criterion.benchmark_group("task ISO");
+    for (name, submitted) in [("the guide's", guide), ("2 MiB of text", large)] {
+        let recipe = recipe::check(submitted.as_bytes())
+            .recipe
+            .expect("it is good");
+        let build = || task_iso::build(black_box(&recipe), Uuid::nil(), 0).expect("it is small");
+        group.throughput(Throughput::Bytes(build().len() as u64));
+        group.bench_function(name, |bencher| bencher.iter(build));
+    }
+    group.finish();
+}
+
+criterion_group!(
+    kernels,
+    hash,
+    head_parser,
+    chunk_decoder,
+    recipe_check,
+    task_image
+);
 criterion_main!(kernels);

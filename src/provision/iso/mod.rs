@@ -225,6 +225,7 @@ fn joliet_folder(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::Digest;
 
     const TIME: u64 = 1_700_000_000;
 
@@ -276,6 +277,23 @@ mod tests {
             Err(IsoError::TooLarge {
                 bytes: IMAGE_BYTES_MAX + SECTOR_BYTES
             })
+        );
+    }
+
+    /// A change of one byte is a change of what BMCs re-read in the middle of a job: mind it.
+    #[test]
+    fn the_bytes_of_an_image_stay_what_they_were() {
+        let files = [
+            file("recipe.json", b"{}\n"),
+            file("user-data", b""),
+            file("ks.cfg", &[b'k'; 5000]),
+        ];
+        let image = build("TASK_0123456789ABCDEF", TIME, &files).unwrap();
+        let digest = sha2::Sha256::digest(&image);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            digest,
+            "1881106897b0edbac21e9e710ea80dbaa70ffaf2818629a9dfe92fbf3f5d4d47"
         );
     }
 
