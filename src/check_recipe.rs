@@ -63,7 +63,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
-            eprintln!("{}", failure.message());
+            // Unlike `eprintln!`, goes on where nobody listens.
+            let _ = writeln!(io::stderr(), "{}", failure.message());
             ExitCode::from(2)
         }
     }

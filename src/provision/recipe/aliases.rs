@@ -51,8 +51,8 @@ impl Origins {
         let mut steps = origin.steps().to_vec();
         steps.extend_from_slice(rest);
         if let [Step::Item(index), Step::Member(name), ..] = rest
-            && let Some(given) = partitions::other_name(name)
-            && self.partitions.iter().any(|(i, n)| i == index && n == name)
+            && let Some((name, given)) = partitions::names_of(name)
+            && self.partitions.contains(&(*index, name))
         {
             steps[origin.steps().len() + 1] = Step::Member(given.to_owned());
         }

@@ -42,12 +42,9 @@ const LINUX: Kind = Kind {
     name: "a Linux file system",
 };
 
-/// The other name of a partition's member.
-pub(super) fn other_name(name: &str) -> Option<&'static str> {
-    RENAMED
-        .iter()
-        .find(|(in_schema, _)| *in_schema == name)
-        .map(|(_, other)| *other)
+/// The two names of a partition's member: the schema's, and the other one.
+pub(super) fn names_of(in_schema: &str) -> Option<(&'static str, &'static str)> {
+    RENAMED.into_iter().find(|(name, _)| *name == in_schema)
 }
 
 /// A partition list, and where it was submitted.
