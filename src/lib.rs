@@ -8,6 +8,7 @@
 //!            ├────▶ access ─▶ http1
 //!            └────▶ service ─▶ http1, io
 //! check_recipe ─▶ provision ─▶ oci
+//! main ─▶ pull ─▶ oci, hash, http1
 //! ```
 #![deny(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod io;
 pub mod limits;
 pub mod oci;
 pub mod provision;
+pub mod pull;
 pub mod registry;
 pub mod server;
 pub mod service;

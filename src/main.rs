@@ -2,11 +2,12 @@
 
 mod check_recipe;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use provisioner_controller::config::{self, Config};
-use provisioner_controller::{server, telemetry};
+use provisioner_controller::{pull, server, telemetry};
 
 /// OCI registry for OS images, and the machines that boot from them.
 ///
@@ -22,15 +23,19 @@ struct Arguments {
     command: Option<Command>,
 }
 
+/// What the binary does besides serving.
 #[derive(Subcommand)]
 enum Command {
     CheckRecipe(check_recipe::Arguments),
+    Pull(pull::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::CheckRecipe(arguments)) = &arguments.command {
-        return check_recipe::run(arguments);
+    match &arguments.command {
+        Some(Command::CheckRecipe(arguments)) => return check_recipe::run(arguments),
+        Some(Command::Pull(arguments)) => return pull(arguments),
+        None => {}
     }
     let loaded = match Config::from_env(config::process_environment()) {
         Ok(loaded) => loaded,
@@ -52,6 +57,17 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn pull(arguments: &pull::Arguments) -> ExitCode {
+    match pull::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Unlike `eprintln!`, goes on where nobody listens.
+            let _ = writeln!(std::io::stderr(), "pull: {failure}");
+            ExitCode::from(failure.exit_code())
         }
     }
 }
