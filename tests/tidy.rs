@@ -83,7 +83,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     // System calls; the server places threads on cores and waits for signals.
     // The puller sets space aside for its file.
     ("rustix", &["io/", "server/mod.rs", "pull/partial.rs"]),
-    ("ureq", &["pull/registry.rs"]),
+    ("ureq", &["pull/requests.rs"]),
     ("libc", &["io/kernel_calls.rs"]),
     ("unsafe", &["io/kernel_calls.rs"]),
     // Lifting the lint is confined as the word itself is.

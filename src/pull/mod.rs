@@ -4,7 +4,7 @@
 //! May use `oci`, `hash` and HTTP's dates. It is a program of its own that shares a binary: plain
 //! threads, files and sockets, no `io` seam, and the server knows nothing of it. `source.rs` and
 //! `arguments.rs` read what was asked, `choice.rs` finds the layer, `answer.rs` and `pace.rs`
-//! decide, `registry.rs` asks, `transfer.rs` and `partial.rs` carry. Design: `design/0014`;
+//! decide, `requests.rs` asks, `transfer.rs` and `partial.rs` carry. Design: `design/0014`;
 //! promises: `design/contracts/pull.md`.
 
 mod answer;
@@ -15,7 +15,7 @@ mod failure;
 mod pace;
 mod partial;
 mod progress;
-mod registry;
+mod requests;
 mod source;
 mod transfer;
 
@@ -33,7 +33,7 @@ use self::credentials::Credentials;
 use self::pace::Pace;
 use self::partial::PartialFile;
 use self::progress::{Bytes, Progress, Span, rate};
-use self::registry::{Manner, Registry};
+use self::requests::{Manner, Registry};
 use self::source::Source;
 use self::transfer::{Facts, Sink, Transfer, persist};
 use crate::oci::{Algorithm, Digest, Reference};

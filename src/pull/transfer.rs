@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::pace::Pace;
 use super::partial::PartialFile;
 use super::progress::{Bytes, Progress, Span};
-use super::registry::{Attempt, BlobBody, Registry};
+use super::requests::{Attempt, BlobBody, Registry};
 use crate::hash::Hasher;
 
 const PIECE_BYTES: usize = 256 << 10;
@@ -86,7 +86,8 @@ impl<'a> Transfer<'a> {
                 continue;
             };
             self.facts.cuts += 1;
-            pause(pace, progress, cut, None)?;
+            let place = Bytes(self.passed_bytes);
+            pause(pace, progress, format!("cut at {place}: {cut}"), None)?;
         }
         // What was there before, or nothing at all, has not been compared yet.
         self.check_digest()

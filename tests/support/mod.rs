@@ -8,6 +8,7 @@ pub mod image;
 pub mod kernel;
 pub mod noise;
 pub mod proc_facts;
+pub mod proxy;
 pub mod server;
 pub mod tool;
 

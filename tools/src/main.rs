@@ -49,6 +49,13 @@ enum Verb {
         /// Only the tests whose name contains this
         filter: Option<String>,
     },
+    /// The puller against the real binary, through a proxy that does everything wrong
+    Pull {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Build the program without any shared library, for systems that hold nothing else
+    Puller,
     /// Play the contract scripts to any registry: --against URL
     #[command(disable_help_flag = true)]
     Contract {
@@ -72,6 +79,8 @@ fn main() -> ExitCode {
         Verb::Conformance => suites::clients(Some("conformance")),
         Verb::Process { filter, large } => suites::process(filter.as_deref(), large),
         Verb::Iso { filter } => suites::iso(filter.as_deref()),
+        Verb::Pull { filter } => suites::pull(filter.as_deref()),
+        Verb::Puller => suites::puller(),
         Verb::Contract { arguments } => contract::run(arguments.into_iter()),
         Verb::Bench { arguments } => bench::run(arguments)
             .map(|status| status.success())

@@ -20,6 +20,9 @@ const PACKAGED: &[(&str, &str)] = &[
     ("isoinfo", "genisoimage"),
     ("bsdtar", "libarchive-tools"),
     ("faketime", "faketime"),
+    ("openssl", "openssl"),
+    ("readelf", "binutils"),
+    ("script", "bsdutils"),
 ];
 
 /// Modules that the tests' scripts import, and the Debian package of each. They are asked of

@@ -27,6 +27,8 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("hostile clients", heavy("hostile", &clients, None, false));
     tally.run("collection", heavy("soak", &clients, None, large));
     tally.run("task ISO", heavy("task_iso", &clients, None, false));
+    tally.run("static build", static_build()?);
+    tally.run("puller", heavy("pull", &clients, None, false));
     Ok(tally.close())
 }
 
@@ -36,6 +38,49 @@ pub fn iso(filter: Option<&str>) -> Result<bool, String> {
     let mut tally = Tally::default();
     tally.run("task ISO", heavy("task_iso", &clients, filter, false));
     Ok(tally.close())
+}
+
+/// `cargo x pull`.
+pub fn pull(filter: Option<&str>) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    tally.run("static build", static_build()?);
+    tally.run("puller", heavy("pull", &clients, filter, false));
+    Ok(tally.close())
+}
+
+/// `cargo x puller`.
+pub fn puller() -> Result<bool, String> {
+    let mut tally = Tally::default();
+    tally.run("static build", static_build()?);
+    let binary = setup::target_folder()
+        .join(host_target()?)
+        .join("release/provisioner-controller");
+    println!("\n{}", binary.display());
+    Ok(tally.broken.is_empty())
+}
+
+/// The whole program without a shared library. The target is the machine's own, and named
+/// nonetheless: then the flag is not for build scripts and macros, which cannot be static.
+fn static_build() -> Result<Command, String> {
+    let mut command = cargo(&["build", "--release", "--bin", "provisioner-controller"]);
+    command.arg("--target").arg(host_target()?);
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    command.env(
+        "RUSTFLAGS",
+        format!("{flags} -C target-feature=+crt-static"),
+    );
+    Ok(command)
+}
+
+/// `x86_64-unknown-linux-gnu`, as the compiler says.
+fn host_target() -> Result<String, String> {
+    let said = Command::new("rustc").arg("-vV").output();
+    let said = said.map_err(|error| format!("rustc -vV: {error}"))?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let line = said.lines().find_map(|line| line.strip_prefix("host: "));
+    line.map(str::to_owned)
+        .ok_or_else(|| format!("rustc -vV names no host: {said}"))
 }
 
 /// `cargo x clients`, `cargo x conformance`.
