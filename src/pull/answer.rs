@@ -83,6 +83,8 @@ fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn of(status: u16, content_range: Option<&str>, passed_bytes: u64) -> Meaning {
@@ -126,6 +128,29 @@ mod tests {
         let other = Meaning::OtherSize { size_bytes: 99 };
         assert_eq!(meaning(head, 0, 100, SystemTime::UNIX_EPOCH), other);
         assert_eq!(of(206, Some("bytes 40-98/99"), 40), other);
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_a_panic_or_skips_a_byte(
+            status in prop::sample::select(&[200u16, 206, 416, 503][..]),
+            content_length in prop::option::of(any::<u64>()),
+            content_range in "(bytes )?[0-9]{0,21}-?[0-9]{0,21}/?([0-9]{0,21}|\\*)",
+            retry in "[ -~]{0,30}",
+            passed in any::<u64>(),
+            size in any::<u64>(),
+        ) {
+            let head = Head {
+                status,
+                content_length,
+                content_range: Some(&content_range),
+                retry_after: Some(&retry),
+            };
+            let meaning = meaning(head, passed, size, SystemTime::UNIX_EPOCH);
+            if let Meaning::Bytes { before_bytes } = meaning {
+                prop_assert!(before_bytes <= passed);
+            }
+        }
     }
 
     #[test]

@@ -271,9 +271,11 @@ impl Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        // An index says what it likes, and this goes to somebody's terminal.
+        let (os, architecture) = (self.os.escape_debug(), self.architecture.escape_debug());
+        write!(f, "{os}/{architecture}")?;
         match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
+            Some(variant) => write!(f, "/{}", variant.escape_debug()),
             None => Ok(()),
         }
     }
@@ -338,6 +340,7 @@ impl fmt::Display for ChoiceError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -488,6 +491,20 @@ mod tests {
             Platform::parse("linux/arm/v7").unwrap().to_string(),
             "linux/arm/v7"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_is_a_panic(
+            text in "(\\{|\\}|\\[|\\]|,|:|\"(layers|manifests|config|digest|platform|x)\"|null|1){0,20}",
+        ) {
+            for content_type in [MediaType::OCI_MANIFEST, MediaType::OCI_INDEX, "x/y"] {
+                let read = Document::read(text.clone().into_bytes(), Some(content_type));
+                if let Ok(Document::Image(image)) = read {
+                    let _ = image.layer(None);
+                }
+            }
+        }
     }
 
     #[test]

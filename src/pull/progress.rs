@@ -98,6 +98,15 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    /// Whoever writes next begins on an empty line.
+    fn drop(&mut self) {
+        if self.line_is_drawn {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
 /// One look at a pull.
 struct State {
     at_bytes: u64,

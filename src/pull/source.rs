@@ -135,7 +135,18 @@ impl fmt::Display for SourceError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_shown_of_a_source_is_the_same_source(text in "[a-z0-9.:/@\\[\\]-]{0,40}") {
+            if let Ok(source) = Source::parse(&text) {
+                prop_assert_eq!(Source::parse(&source.to_string()), Ok(source));
+            }
+        }
+    }
 
     #[test]
     fn a_source_is_host_repository_and_tag_or_digest() {
