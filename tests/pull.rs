@@ -102,6 +102,7 @@ fn pull(reference: &str, home: &Path, options: &[&str]) -> Command {
 #[track_caller]
 fn output(mut command: Command) -> Output {
     let started = Instant::now();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the binary is built");
     let pid = Pid::from_child(&child);
     let (ended, watch) = mpsc::channel::<()>();
