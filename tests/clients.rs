@@ -195,6 +195,52 @@ fn oras_round_trip(auth: Auth) {
     );
 }
 
+#[test]
+#[ignore = "needs clients; run by cargo x test"]
+fn oras_attaches_and_discovers_by_the_referrers_api_and_lists_every_repository() {
+    let room = Room::new("oras-attach", Auth::None);
+    for (name, bytes) in [("rootfs.tar.gz", 3 * MIB), ("sbom.json", 1000)] {
+        let bytes = Noise::new(bytes).bytes(bytes as usize);
+        fs::write(room.path(name), bytes).expect("the scratch folder is ours");
+    }
+    let repository = room.reference("os-images/ubuntu-rootfs");
+    let image = format!("{repository}:22.04");
+    tool::run(oras(&room, &["push"], Auth::None).args([&image, "rootfs.tar.gz"]));
+    for round in 1..=2 {
+        let mut attach = oras(&room, &["attach"], Auth::None);
+        attach.args(["--artifact-type", "application/vnd.example.sbom+json"]);
+        attach.args(["--annotation", &format!("round={round}")]);
+        let attached = oras_digest(&tool::run(attach.args([&image, "sbom.json"])));
+        let mut discover = oras(&room, &["discover"], Auth::None);
+        let tree = tool::run(discover.args(["--format", "json", &image]));
+        assert!(tree.contains(&attached), "round {round}: {tree}");
+        let mut other = oras(&room, &["discover"], Auth::None);
+        other.args(["--artifact-type", "application/x", "--format", "json"]);
+        let none = tool::run(other.arg(&image));
+        assert!(!none.contains(&attached), "the filter: {none}");
+        let mut pull = oras(&room, &["pull"], Auth::None);
+        let out = format!("sbom-{round}");
+        pull.arg(format!("{repository}@{attached}"));
+        tool::run(pull.args(["--output", &out]));
+        let back = sha256_of_file(&room.path(&out).join("sbom.json"));
+        assert_eq!(back, sha256_of_file(&room.path("sbom.json")));
+    }
+    // A client that finds no such API keeps the list under a tag of its own.
+    let tags = tool::run(oras(&room, &["repo", "tags"], Auth::None).arg(&repository));
+    assert_eq!(tags.split_whitespace().collect::<Vec<_>>(), ["22.04"]);
+
+    let mut expected = vec!["os-images/ubuntu-rootfs".to_owned()];
+    for name in ["a", "a/b", "tools/z"] {
+        let reference = room.reference(&format!("{name}:v1"));
+        tool::run(oras(&room, &["push"], Auth::None).args([&reference, "sbom.json"]));
+        expected.push(name.to_owned());
+    }
+    expected.sort();
+    let address = room.server.address.to_string();
+    let listed = tool::run(oras(&room, &["repo", "ls"], Auth::None).arg(&address));
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), expected);
+}
+
 /// `oras VERB` with the flags that every verb takes.
 #[track_caller]
 fn oras(room: &Room, verb: &[&str], auth: Auth) -> Command {
