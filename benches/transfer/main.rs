@@ -7,6 +7,7 @@
 //! read it.
 
 mod beside;
+mod lists;
 mod load;
 mod report;
 mod target;
@@ -87,15 +88,18 @@ enum Part {
     Beside,
     /// Memory of idle connections, and what a pull beside them keeps of its speed.
     Idle,
+    /// A hundred thousand tags and ten thousand repositories.
+    Lists,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Memory,
         Self::Disk,
         Self::Commit,
         Self::Beside,
         Self::Idle,
+        Self::Lists,
     ];
 }
 
@@ -199,6 +203,13 @@ fn run(arguments: &Arguments) -> io::Result<()> {
             }
             Part::Beside => beside_a_cold_pull(&binaries, &disk, &mut report)?,
             Part::Idle => idle(&binaries, &memory, &mut report)?,
+            // The folder is laid out for our server alone.
+            Part::Lists => {
+                if let Some(binary) = binaries.ours.clone() {
+                    let folder = disk.fresh()?;
+                    report.lists(&lists::measure(&Program::Ours { binary }, &folder)?);
+                }
+            }
         }
     }
     print!("{}", report.markdown());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::beside::Round;
+use crate::lists::Lists;
 use crate::load::Transfer;
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -324,6 +325,46 @@ impl Report {
             let what = format!("pull beside {connections} idle connections: share of its speed");
             self.verdicts.push(verdict(&what, beside / alone, kept));
         }
+    }
+
+    pub fn lists(&mut self, lists: &Lists) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let [start, middle, end] = lists.pages.map(ms);
+        self.tables += &format!(
+            "\n100 000 tags and 10 000 repositories, ours: start to ready with cold caches {:.0} ms; first page of \
+             tags {:.0} ms, of repositories {:.0} ms; then a page of 100 tags {start:.2} ms at the start, \
+             {middle:.2} in the middle, {end:.2} at the end; a tag's push {:.2} ms, into an empty store {:.2}\n",
+            ms(lists.start),
+            ms(lists.first_tags),
+            ms(lists.first_repositories),
+            ms(lists.push_many),
+            ms(lists.push_empty),
+        );
+        self.other.push(json!({
+            "row": "many names", "target": "ours", "start_ms": ms(lists.start),
+            "first_tags_ms": ms(lists.first_tags), "first_repositories_ms": ms(lists.first_repositories),
+            "pages_ms": lists.pages.map(ms), "push_ms": ms(lists.push_many), "push_empty_ms": ms(lists.push_empty),
+        }));
+        let slowest = start.max(middle).max(end);
+        let spread = slowest / start.min(middle).min(end);
+        let push = ms(lists.push_many) / ms(lists.push_empty);
+        self.verdicts.extend([
+            verdict(
+                "many names: the slowest page as a multiple of the fastest",
+                spread,
+                Limit::AtMost(1.5),
+            ),
+            verdict(
+                "many names: a tag's push as a multiple of an empty store's",
+                push,
+                Limit::AtMost(2.0),
+            ),
+            verdict(
+                "many names: start to ready, cold, ms",
+                ms(lists.start),
+                Limit::AtMost(1000.0),
+            ),
+        ]);
     }
 
     pub fn markdown(&self) -> String {
