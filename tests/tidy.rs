@@ -47,6 +47,19 @@ const LAYERS: &[(&str, &[&str])] = &[
         "admin",
         &["http1", "io", "service", "access", "gc", "telemetry"],
     ),
+    // Beside the registry, and of it knows nothing but its words.
+    (
+        "provision",
+        &[
+            "oci",
+            "http1",
+            "io",
+            "config",
+            "service",
+            "access",
+            "telemetry",
+        ],
+    ),
     (
         "server",
         &[
@@ -62,10 +75,9 @@ const LAYERS: &[(&str, &[&str])] = &[
             "registry",
             "gc",
             "admin",
+            "provision",
         ],
     ),
-    // Beside the registry, and of it knows nothing but its words.
-    ("provision", &["oci"]),
     ("check_recipe", &["provision"]),
     // A client that shares the binary: it has threads, files and sockets of its own, and of
     // `http1` it wants the dates.

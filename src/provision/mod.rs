@@ -1,11 +1,12 @@
-//! The provisioning module: what turns a job into files that a machine can read.
+//! The provisioning module: what turns a job into an installed machine.
 //!
-//! It stands beside the registry and shares nothing with it but the words of `oci`. Its rooms are
-//! pure so far: [`recipe`] judges what is asked for, [`iso`] writes a CD image, [`task_iso`] says
-//! which files of a recipe stand on it. There is no API yet; `check-recipe` reaches all of it.
+//! It stands beside the registry and shares port, access and telemetry with it, nothing else.
+//! [`recipe`] judges what is asked for, [`iso`] writes a CD image, [`task_iso`] says which files of a
+//! recipe stand on it, [`bmc`] is what a job asks of a machine's controller.
 //!
-//! Notes: design/0012-recipes.md, design/0013-task-iso.md.
+//! Notes: design/0010-provisioning.md, design/0012-recipes.md, design/0013-task-iso.md.
 
+pub mod bmc;
 pub mod iso;
 pub mod recipe;
 pub mod task_iso;
