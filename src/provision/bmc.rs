@@ -95,19 +95,6 @@ pub enum BmcError {
     Answer { message: String },
 }
 
-impl BmcError {
-    /// Whether the same call may succeed a minute later.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            BmcError::Unreachable { .. } | BmcError::Busy { .. } => true,
-            BmcError::Login
-            | BmcError::Refused { .. }
-            | BmcError::Missing { .. }
-            | BmcError::Answer { .. } => false,
-        }
-    }
-}
-
 impl fmt::Display for BmcError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

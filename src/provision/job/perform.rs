@@ -1,0 +1,363 @@
+//! One effect of a job against one [`Bmc`]: look first, then act.
+//!
+//! An image that is in its slot already is not inserted again, so an insertion that was cut short
+//! can be repeated; what belongs to another job that is alive is never replaced, and clean-up
+//! ejects only what the job has inserted.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::machine::{Certainty, Effect, Event, Failure, Step};
+use crate::provision::bmc::{Bmc, BmcError, Slot, SlotKind};
+use crate::provision::media;
+
+/// What a job puts where.
+pub struct Media<'a> {
+    pub job: Uuid,
+    pub maintenance_url: &'a str,
+    pub task_url: &'a str,
+    /// Whether another job that is not complete has this id.
+    pub is_alive: &'a dyn Fn(Uuid) -> bool,
+}
+
+impl fmt::Debug for Media<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The task's URL is signed.
+        out.debug_struct("Media")
+            .field("job", &self.job)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Carries `effect` out and says what came of it. [`Effect::BuildIso`] is none of a BMC's.
+pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_>) -> Event {
+    let done = match effect {
+        Effect::Discover => bmc.discover(serial).map(|_| ()).map_err(Failure::from),
+        Effect::BuildIso => Ok(()),
+        Effect::InsertMaintenance => insert(bmc, Place::Maintenance, media),
+        Effect::InsertTask => insert(bmc, Place::Task, media),
+        Effect::BootOnce => bmc.boot_once_from_cd().map_err(Failure::from),
+        Effect::Reset => bmc.reset().map_err(Failure::from),
+        Effect::LookAtPower => {
+            return match bmc.power() {
+                Ok(power) => Event::Power(power),
+                Err(error) => Event::Failed(error.into()),
+            };
+        }
+        Effect::EjectTask => eject(bmc, |image| media::job_of(image) == Some(media.job)),
+        Effect::EjectMaintenance => eject(bmc, |image| image == media.maintenance_url),
+    };
+    match done {
+        Ok(()) => Event::Done,
+        Err(failure) => Event::Failed(failure),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Maintenance,
+    Task,
+}
+
+fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<(), Failure> {
+    let slots = bmc.media()?;
+    let slot = slot_for(place, &slots)?;
+    if let Some(image) = &slot.image {
+        let is_there = match place {
+            Place::Maintenance => image == media.maintenance_url,
+            // By the job: the same task may have been signed anew.
+            Place::Task => media::job_of(image) == Some(media.job),
+        };
+        if is_there {
+            return Ok(());
+        }
+        let owner = media::job_of(image).filter(|job| *job != media.job);
+        if let Some(job) = owner.filter(|job| (media.is_alive)(*job)) {
+            return Err(Failure {
+                certainty: Certainty::Refused,
+                step: Some(Step::ConflictActiveJob),
+                message: format!(
+                    "slot {} holds the task of job {job}, which is active",
+                    slot.id
+                ),
+            });
+        }
+        bmc.eject(&slot.id)?;
+    }
+    let url = match place {
+        Place::Maintenance => media.maintenance_url,
+        Place::Task => media.task_url,
+    };
+    bmc.insert(&slot.id, url)?;
+    Ok(())
+}
+
+/// The machine boots from the first CD; the task may stand in a stick as well.
+fn slot_for(place: Place, slots: &[Slot]) -> Result<&Slot, BmcError> {
+    let mut discs = slots.iter().filter(|slot| slot.kind == SlotKind::Cd);
+    let first = discs.next();
+    let found = match place {
+        Place::Maintenance => first,
+        Place::Task => discs.next().or_else(|| {
+            slots
+                .iter()
+                .find(|slot| slot.kind == SlotKind::UsbStick)
+                .filter(|_| first.is_some())
+        }),
+    };
+    found.ok_or_else(|| BmcError::Missing {
+        what: match place {
+            Place::Maintenance => "slot for a virtual CD".to_owned(),
+            Place::Task => "second slot for a virtual CD".to_owned(),
+        },
+    })
+}
+
+fn eject(bmc: &mut dyn Bmc, is_ours: impl Fn(&str) -> bool) -> Result<(), Failure> {
+    for slot in bmc.media()? {
+        if slot.image.as_deref().is_some_and(&is_ours) {
+            bmc.eject(&slot.id)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provision::bmc::{Machine, Power, SlotId};
+    use crate::provision::job::machine::{Ending, Job, Next, Outcome, Status};
+    use proptest::prelude::*;
+
+    const MAINTENANCE: &str = "http://host/maintenance.iso";
+    const JOB: Uuid = Uuid::from_u128(1);
+    const OTHER: Uuid = Uuid::from_u128(2);
+
+    /// The process ends at its `left`th call, before or after the call had its effect.
+    struct Fragile {
+        slots: Vec<Slot>,
+        left: usize,
+        ends_after_effect: bool,
+        inserts: usize,
+        ejects: usize,
+        resets: usize,
+    }
+
+    struct ProcessEnd;
+
+    impl Fragile {
+        fn with(images: &[Option<String>]) -> Fragile {
+            let slots = images.iter().enumerate().map(|(index, image)| Slot {
+                id: SlotId(format!("CD{index}")),
+                kind: SlotKind::Cd,
+                image: image.clone(),
+            });
+            Fragile {
+                slots: slots.collect(),
+                left: usize::MAX,
+                ends_after_effect: false,
+                inserts: 0,
+                ejects: 0,
+                resets: 0,
+            }
+        }
+
+        fn call<T>(&mut self, effect: impl FnOnce(&mut Fragile) -> T) -> Result<T, BmcError> {
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                if self.ends_after_effect {
+                    effect(self);
+                }
+                // As a process ends: without a word.
+                std::panic::resume_unwind(Box::new(ProcessEnd));
+            }
+            Ok(effect(self))
+        }
+
+        fn images(&self) -> Vec<Option<&str>> {
+            self.slots
+                .iter()
+                .map(|slot| slot.image.as_deref())
+                .collect()
+        }
+    }
+
+    impl Bmc for Fragile {
+        fn discover(&mut self, serial: &str) -> Result<Machine, BmcError> {
+            self.call(|_| Machine {
+                serial: serial.to_owned(),
+                vendor: None,
+                power: Power::On,
+            })
+        }
+
+        fn media(&mut self) -> Result<Vec<Slot>, BmcError> {
+            self.call(|bmc| bmc.slots.clone())
+        }
+
+        fn insert(&mut self, slot: &SlotId, url: &str) -> Result<(), BmcError> {
+            self.call(|bmc| {
+                bmc.inserts += 1;
+                let found = bmc.slots.iter_mut().find(|found| found.id == *slot);
+                found.expect("a slot of ours").image = Some(url.to_owned());
+            })
+        }
+
+        fn eject(&mut self, slot: &SlotId) -> Result<(), BmcError> {
+            self.call(|bmc| {
+                bmc.ejects += 1;
+                let found = bmc.slots.iter_mut().find(|found| found.id == *slot);
+                found.expect("a slot of ours").image = None;
+            })
+        }
+
+        fn boot_once_from_cd(&mut self) -> Result<(), BmcError> {
+            self.call(|_| ())
+        }
+
+        fn reset(&mut self) -> Result<(), BmcError> {
+            self.call(|bmc| bmc.resets += 1)
+        }
+
+        fn power(&mut self) -> Result<Power, BmcError> {
+            self.call(|_| Power::On)
+        }
+    }
+
+    fn task_of(job: Uuid) -> String {
+        format!("http://host/media/tasks/{job}/task.iso")
+    }
+
+    fn perform_here(effect: Effect, bmc: &mut Fragile, alive: bool) -> Event {
+        let task_url = task_of(JOB);
+        let media = Media {
+            job: JOB,
+            maintenance_url: MAINTENANCE,
+            task_url: &task_url,
+            is_alive: &|_| alive,
+        };
+        perform(effect, bmc, "XF-1", &media)
+    }
+
+    /// A job's whole life on a machine where the process ends at the given calls.
+    fn live(bmc: &mut Fragile, ends: &[(usize, bool)]) -> Job {
+        let mut job = Job::new(Ending::Report, 14_400, 0);
+        let mut ends = ends.iter();
+        let mut now = 0;
+        (bmc.left, bmc.ends_after_effect) = ends.next().copied().unwrap_or((usize::MAX, false));
+        for _ in 0..200 {
+            now += 1;
+            let Next::Perform(effect) = job.next(now) else {
+                if job.status() == Status::Complete {
+                    return job;
+                }
+                if job
+                    .apply(Event::Report(super::super::machine::Report::Success), now)
+                    .is_err()
+                {
+                    now = job.due().unwrap_or(now);
+                }
+                continue;
+            };
+            // As the worker does it: written down, done, written down.
+            job.apply(Event::Begun, now).expect("it was offered");
+            let performed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                perform_here(effect, bmc, false)
+            }));
+            let event = match performed {
+                Ok(event) => event,
+                Err(end) => {
+                    assert!(end.is::<ProcessEnd>());
+                    (bmc.left, bmc.ends_after_effect) =
+                        ends.next().copied().unwrap_or((usize::MAX, false));
+                    Event::Interrupted
+                }
+            };
+            job.apply(event, now).expect("it was begun");
+        }
+        panic!("the job does not end: {job:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn wherever_the_process_ends_nothing_is_inserted_or_reset_twice(
+            ends in prop::collection::vec((1_usize..9, any::<bool>()), 0..4),
+        ) {
+            let mut bmc = Fragile::with(&[None, None]);
+            let job = live(&mut bmc, &ends);
+            prop_assert_eq!(job.outcome(), Some(Outcome::Succeeded));
+            prop_assert_eq!(bmc.inserts, 2);
+            prop_assert!(bmc.resets <= 2);
+            prop_assert_eq!(bmc.ejects, 2);
+            prop_assert_eq!(bmc.images(), vec![None, None]);
+        }
+    }
+
+    #[test]
+    fn what_was_left_behind_is_replaced_and_a_living_job_s_task_is_not() {
+        let left =
+            || Fragile::with(&[Some("http://host/old.iso".to_owned()), Some(task_of(OTHER))]);
+        let mut bmc = left();
+        assert_eq!(
+            perform_here(Effect::InsertMaintenance, &mut bmc, false),
+            Event::Done
+        );
+        assert_eq!(
+            perform_here(Effect::InsertTask, &mut bmc, false),
+            Event::Done
+        );
+        assert_eq!(
+            bmc.images(),
+            [Some(MAINTENANCE), Some(task_of(JOB).as_str())]
+        );
+
+        let mut bmc = left();
+        let event = perform_here(Effect::InsertTask, &mut bmc, true);
+        assert!(
+            matches!(&event, Event::Failed(failure) if failure.step == Some(Step::ConflictActiveJob)),
+            "{event:?}"
+        );
+        assert_eq!((bmc.inserts, bmc.ejects), (0, 0));
+    }
+
+    #[test]
+    fn clean_up_leaves_what_others_inserted() {
+        let mut bmc = Fragile::with(&[
+            Some("http://host/theirs.iso".to_owned()),
+            Some(task_of(OTHER)),
+        ]);
+        assert_eq!(
+            perform_here(Effect::EjectTask, &mut bmc, false),
+            Event::Done
+        );
+        assert_eq!(
+            perform_here(Effect::EjectMaintenance, &mut bmc, false),
+            Event::Done
+        );
+        assert_eq!(bmc.ejects, 0);
+    }
+
+    #[test]
+    fn a_machine_with_one_slot_is_told_what_it_lacks() {
+        let mut bmc = Fragile::with(&[None]);
+        assert_eq!(
+            perform_here(Effect::InsertMaintenance, &mut bmc, false),
+            Event::Done
+        );
+        let event = perform_here(Effect::InsertTask, &mut bmc, false);
+        assert!(
+            matches!(&event, Event::Failed(failure) if failure.message.contains("second slot")),
+            "{event:?}"
+        );
+        bmc.slots.push(Slot {
+            id: SlotId("USB".to_owned()),
+            kind: SlotKind::UsbStick,
+            image: None,
+        });
+        assert_eq!(
+            perform_here(Effect::InsertTask, &mut bmc, false),
+            Event::Done
+        );
+    }
+}
