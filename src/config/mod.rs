@@ -6,6 +6,7 @@
 //! operator's business is in `limits.rs`. Nothing here touches a disk, a socket or a clock.
 
 mod page;
+mod provision;
 mod settings;
 mod unavailable;
 mod values;
@@ -17,6 +18,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use page::{help, page};
+pub use provision::{
+    ApiConfig, ApiLogin, FailedLogins, JobsConfig, JwtConfig, MediaConfig, Network,
+    ProvisionConfig, WebhookConfig,
+};
 use settings::{SETTINGS, Setting, Values};
 use unavailable::UNAVAILABLE;
 pub use values::{ImmutableTags, ListenAddress, Secret};
@@ -29,6 +34,8 @@ pub struct Config {
     pub store: StoreConfig,
     pub gc: GcConfig,
     pub access: AccessConfig,
+    /// `None`: there is no provisioning.
+    pub provision: Option<ProvisionConfig>,
     /// Settings in effect, in the order of the table, ready to be shown.
     shown: Vec<(&'static str, String)>,
 }
@@ -163,7 +170,7 @@ impl Config {
                 Some(value) if !row.is_default(value) => {
                     problems.push(ConfigProblem::NotAvailable {
                         variable: row.name,
-                        value: row.shown_value(value),
+                        value: value.clone(),
                         feature: row.feature,
                     });
                 }

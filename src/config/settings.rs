@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::provision::{ApiMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url};
 use super::values::{
     ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
 };
@@ -37,6 +38,11 @@ pub(super) struct Setting {
 }
 
 impl Setting {
+    const fn secret(mut self) -> Setting {
+        self.secret = true;
+        self
+    }
+
     /// The value as a message may show it.
     pub(super) fn shown_value(&self, value: &str) -> String {
         if self.secret {
@@ -96,6 +102,7 @@ pub(super) struct Values {
     gc_grace: Duration,
     gc_lease: Duration,
     enable_admin: bool,
+    provision: ProvisionValues,
 }
 
 impl Values {
@@ -126,6 +133,7 @@ impl Values {
             gc_grace: Duration::ZERO,
             gc_lease: Duration::ZERO,
             enable_admin: true,
+            provision: ProvisionValues::blank(),
         }
     }
 
@@ -136,6 +144,9 @@ impl Values {
                 address: self.http_address,
             });
         }
+        let has_secret = !self.basic_password.is_empty() || !self.basic_hash.is_empty();
+        let has_login = !self.basic_user.is_empty() && has_secret;
+        self.provision.check(has_login, problems);
         match self.auth_mode {
             AuthMode::None => {}
             AuthMode::Htpasswd if self.htpasswd_file.is_none() => {
@@ -195,12 +206,13 @@ impl Values {
             );
             note(self.anonymous_pull, "REGISTRY_ALLOW_ANON", because);
         }
-        if self.auth_mode != AuthMode::Basic {
+        if self.auth_mode != AuthMode::Basic && !self.provision.wants_basic() {
             let because = "REGISTRY_AUTH_MODE is not basic";
             note(!self.basic_user.is_empty(), "BASIC_USER", because);
             note(!self.basic_password.is_empty(), "BASIC_PASS", because);
             note(!self.basic_hash.is_empty(), "BASIC_PASS_HASH", because);
         }
+        self.provision.without_effect(warnings);
     }
 
     /// Settings that are valid and have a price.
@@ -215,16 +227,16 @@ impl Values {
     }
 
     pub(super) fn into_config(self, shown: Vec<(&'static str, String)>) -> Config {
-        let basic = (self.auth_mode == AuthMode::Basic && !self.basic_user.is_empty()).then(|| {
-            let secret = if self.basic_hash.is_empty() {
-                BasicSecret::Password(Secret::new(self.basic_password))
-            } else {
-                BasicSecret::Hash(Secret::new(self.basic_hash))
-            };
-            BasicLogin {
-                user: self.basic_user,
-                secret,
-            }
+        let secret = match (self.basic_password.as_str(), self.basic_hash.as_str()) {
+            ("", "") => None,
+            (_, "") => Some(BasicSecret::Password(Secret::new(self.basic_password))),
+            _ => Some(BasicSecret::Hash(Secret::new(self.basic_hash))),
+        };
+        let provision = self.provision.into_config(&self.basic_user, secret.clone());
+        let wants_basic = self.auth_mode == AuthMode::Basic && !self.basic_user.is_empty();
+        let basic = secret.filter(|_| wants_basic).map(|secret| BasicLogin {
+            user: self.basic_user,
+            secret,
         });
         let access = match self.auth_mode {
             AuthMode::None => AccessConfig::Open,
@@ -262,6 +274,7 @@ impl Values {
                 grace: self.gc_grace,
             },
             access,
+            provision,
             shown,
         }
     }
@@ -298,6 +311,7 @@ const fn row(
     }
 }
 
+const HTTP_URL: &str = "a URL that begins with http:// or https://, without a user";
 const BOOL: &str = "true or false";
 const ADDRESS: &str = "<address>:<port>, or :<port> for every address of the machine";
 const MINUTE_OR_MORE: &str = "a duration of 1m or more, such as 30m or 1h30m";
@@ -610,7 +624,294 @@ pub(super) const SETTINGS: &[Setting] = &[
             .enable_admin
             .to_string()),
     ),
+    row(
+        "CONTROLLER_DB",
+        "",
+        "a file this user can write; its folder is made if it is not there",
+        "Where jobs and servers are kept; not set: no provisioning API.",
+        apply!(|v, t| v.provision.database = t.to_owned(), |v| v
+            .provision
+            .database
+            .clone()),
+    ),
+    row(
+        "CONTROLLER_SECRET_KEY_FILE",
+        "",
+        "a file of mode 0600; made at the first start",
+        "The key that seals BMC passwords; not set: CONTROLLER_DB with .key behind it. Keep it apart from backups of the database.",
+        apply!(|v, t| v.provision.key_file = t.to_owned(), |v| v
+            .provision
+            .key_file
+            .clone()),
+    ),
+    row(
+        "AUTH_MODE",
+        "none",
+        "none, basic or jwt",
+        "Who may use /api/v1/: everybody, the login of BASIC_USER, or bearers of a token signed with JWT_SECRET.",
+        apply!(
+            |v, t| {
+                v.provision.mode = match t {
+                    "none" => ApiMode::None,
+                    "basic" => ApiMode::Basic,
+                    "jwt" => ApiMode::Jwt,
+                    _ => return None,
+                }
+            },
+            |v| match v.provision.mode {
+                ApiMode::None => "none",
+                ApiMode::Basic => "basic",
+                ApiMode::Jwt => "jwt",
+            }
+            .to_owned()
+        ),
+    ),
+    Setting {
+        secret: true,
+        ..row(
+            "JWT_SECRET",
+            "",
+            "at least 32 bytes",
+            "Signs the tokens of AUTH_MODE=jwt (HS256).",
+            apply!(
+                |v, t| {
+                    if !t.is_empty() && t.len() < JWT_SECRET_BYTES_MIN {
+                        return None;
+                    }
+                    v.provision.jwt_secret = t.to_owned();
+                },
+                |v| hidden(&v.provision.jwt_secret)
+            ),
+        )
+    },
+    row(
+        "JWT_ISSUER",
+        "",
+        "a text",
+        "What a token's iss must be; not set: anything.",
+        apply!(|v, t| v.provision.jwt_issuer = t.to_owned(), |v| v
+            .provision
+            .jwt_issuer
+            .clone()),
+    ),
+    row(
+        "JWT_AUDIENCE",
+        "",
+        "a text",
+        "What a token's aud must be or hold; not set: anything.",
+        apply!(|v, t| v.provision.jwt_audience = t.to_owned(), |v| v
+            .provision
+            .jwt_audience
+            .clone()),
+    ),
+    row(
+        "RATE_LIMIT_RPM",
+        "10",
+        "a number from 1 to 6000",
+        "Failed logins at /api/v1/ that a client is forgiven in a minute.",
+        apply!(
+            |v, t| v.provision.failed_logins.per_minute = from_one_to(6000, t)?,
+            |v| v.provision.failed_logins.per_minute.to_string()
+        ),
+    ),
+    row(
+        "RATE_LIMIT_BURST",
+        "5",
+        "a number from 1 to 6000",
+        "Failed logins at once after which a client waits.",
+        apply!(
+            |v, t| v.provision.failed_logins.at_once = from_one_to(6000, t)?,
+            |v| v.provision.failed_logins.at_once.to_string()
+        ),
+    ),
+    row(
+        "TRUSTED_PROXIES",
+        "",
+        "addresses or networks separated by commas, such as 10.0.0.0/8",
+        "Whose X-Forwarded-For is believed at /api/v1/ and /media/.",
+        apply!(
+            |v, t| {
+                let networks = t.split(',').map(str::trim).filter(|part| !part.is_empty());
+                v.provision.trusted_proxies =
+                    networks.map(Network::parse).collect::<Option<Vec<_>>>()?;
+            },
+            |v| {
+                let shown: Vec<String> = v
+                    .provision
+                    .trusted_proxies
+                    .iter()
+                    .map(Network::show)
+                    .collect();
+                shown.join(",")
+            }
+        ),
+    ),
+    row(
+        "WEBHOOK_SECRET",
+        "",
+        "a text",
+        "What a node shows in X-Webhook-Secret.",
+        apply!(
+            |v, t| v.provision.webhook_secret = t.to_owned(),
+            |v| hidden(&v.provision.webhook_secret)
+        ),
+    )
+    .secret(),
+    row(
+        "WEBHOOK_SECRET_OLD",
+        "",
+        "a text",
+        "The former WEBHOOK_SECRET, good as well while nodes still have it.",
+        apply!(
+            |v, t| v.provision.webhook_former_secret = t.to_owned(),
+            |v| hidden(&v.provision.webhook_former_secret)
+        ),
+    )
+    .secret(),
+    row(
+        "WEBHOOK_ALLOW_UNAUTHENTICATED",
+        "false",
+        BOOL,
+        "Take reports from anybody when there is no WEBHOOK_SECRET.",
+        apply!(|v, t| v.provision.webhook_open = boolean(t)?, |v| v
+            .provision
+            .webhook_open
+            .to_string()),
+    ),
+    row(
+        "MAINTENANCE_ISO_URL",
+        "",
+        HTTP_URL,
+        "What a machine boots to be installed.",
+        apply!(|v, t| v.provision.maintenance_url = url(t)?, |v| v
+            .provision
+            .maintenance_url
+            .clone()),
+    ),
+    row(
+        "ESXI_INSTALLER_URL",
+        "",
+        HTTP_URL,
+        "What a machine boots in its place for install-esxi; not set: no such jobs.",
+        apply!(|v, t| v.provision.esxi_url = url(t)?, |v| v
+            .provision
+            .esxi_url
+            .clone()),
+    ),
+    row(
+        "MEDIA_BASE_URL",
+        "",
+        HTTP_URL,
+        "Under which BMCs reach this program; not set: scheme and host of MAINTENANCE_ISO_URL.",
+        apply!(|v, t| v.provision.media_base_url = url(t)?, |v| v
+            .provision
+            .media_base_url
+            .clone()),
+    ),
+    Setting {
+        older_names: &["SIGNED_URL_SECRET"],
+        ..row(
+            "MEDIA_SIGNING_SECRET",
+            "",
+            "a text",
+            "Signs the URLs of task ISOs; not set: anybody who knows a job's id may read its ISO.",
+            apply!(
+                |v, t| v.provision.signing_secret = t.to_owned(),
+                |v| hidden(&v.provision.signing_secret)
+            ),
+        )
+        .secret()
+    },
+    row(
+        "MEDIA_ENABLE_IP_BIND",
+        "false",
+        BOOL,
+        "Whether a URL that was signed for an address is for that client alone.",
+        apply!(|v, t| v.provision.bind_address = boolean(t)?, |v| v
+            .provision
+            .bind_address
+            .to_string()),
+    ),
+    Setting {
+        empty_is_refused: true,
+        ..row(
+            "TASK_ISO_DIR",
+            "/var/lib/shoal/task-isos",
+            "a folder this user can write",
+            "Where task ISOs are kept.",
+            apply!(
+                |v, t| {
+                    if t.is_empty() {
+                        return None;
+                    }
+                    v.provision.iso_folder = PathBuf::from(t);
+                },
+                |v| v.provision.iso_folder.display().to_string()
+            ),
+        )
+    },
+    row(
+        "WORKER_CONCURRENCY",
+        "4",
+        "a number from 1 to 100",
+        "BMCs that are worked at at a time; jobs that wait for their node are not counted.",
+        apply!(
+            |v, t| v.provision.workers = NonZeroUsize::new(from_one_to(100, t)? as usize)?,
+            |v| v.provision.workers.to_string()
+        ),
+    ),
+    row(
+        "JOB_LEASE_TTL",
+        "10m",
+        "a duration of 1m or more, such as 10m",
+        "How long a job is left to a worker that says nothing.",
+        apply!(|v, t| v.provision.lease = minutes(t)?, |v| duration_text(
+            v.provision.lease
+        )),
+    ),
+    row(
+        "JOB_STUCK_TIMEOUT",
+        "4h",
+        "a duration of 1s or more, such as 4h",
+        "How long after its reset a node may take to report.",
+        apply!(
+            |v, t| v.provision.stuck_timeout =
+                duration(t).filter(|stuck| *stuck >= Duration::from_secs(1))?,
+            |v| duration_text(v.provision.stuck_timeout)
+        ),
+    ),
+    row(
+        "JOB_RETENTION_DAYS",
+        "14",
+        "a number of days from 0 to 36500",
+        "How long the task ISO of a complete job is kept.",
+        apply!(
+            |v, t| v.provision.retention_days =
+                u32::try_from(whole(t).filter(|days| *days <= 36_500)?).ok()?,
+            |v| v.provision.retention_days.to_string()
+        ),
+    ),
+    row(
+        "REDFISH_NOOP_RECORD",
+        "",
+        "a file this user can write",
+        "Where REDFISH_MODE=noop writes the calls it stands for, a line each.",
+        apply!(|v, t| v.provision.noop_record = t.to_owned(), |v| v
+            .provision
+            .noop_record
+            .clone()),
+    ),
 ];
+
+fn from_one_to(most: u64, text: &str) -> Option<u32> {
+    let count = whole(text).filter(|count| (1..=most).contains(count))?;
+    u32::try_from(count).ok()
+}
+
+/// Empty is none.
+fn url(text: &str) -> Option<String> {
+    (text.is_empty() || is_url(text)).then(|| text.to_owned())
+}
 
 fn minutes(text: &str) -> Option<Duration> {
     duration(text).filter(|duration| *duration >= MINUTE)

@@ -13,7 +13,6 @@ pub(super) struct Unavailable {
     pub(super) default: &'static str,
     /// What does not exist yet.
     pub(super) feature: &'static str,
-    secret: bool,
 }
 
 impl Unavailable {
@@ -29,14 +28,6 @@ impl Unavailable {
             // `0` and `1` are also numbers; as a bool they count only beside a default in words.
             || (whole(self.default).is_none() && same(boolean, value, self.default))
     }
-
-    pub(super) fn shown_value(&self, value: &str) -> String {
-        if self.secret {
-            "(not shown)".to_owned()
-        } else {
-            value.to_owned()
-        }
-    }
 }
 
 const fn row(name: &'static str, default: &'static str, feature: &'static str) -> Unavailable {
@@ -44,26 +35,13 @@ const fn row(name: &'static str, default: &'static str, feature: &'static str) -
         name,
         default,
         feature,
-        secret: false,
-    }
-}
-
-const fn secret(name: &'static str, feature: &'static str) -> Unavailable {
-    Unavailable {
-        name,
-        default: "",
-        feature,
-        secret: true,
     }
 }
 
 const RETENTION: &str = "retention";
 const AUDIT: &str = "the audit log";
 const TLS: &str = "TLS";
-const API: &str = "the provisioning API";
 const MEDIA: &str = "task media";
-const WEBHOOK: &str = "the status webhook";
-const JOBS: &str = "jobs";
 const REDFISH: &str = "Redfish";
 
 /// Every one, by feature.
@@ -74,29 +52,8 @@ pub(super) const UNAVAILABLE: &[Unavailable] = &[
     row("ENABLE_TLS", "false", TLS),
     row("TLS_CERT_FILE", "", TLS),
     row("TLS_KEY_FILE", "", TLS),
-    row("AUTH_MODE", "none", API),
-    secret("JWT_SECRET", API),
-    row("JWT_ISSUER", "", API),
-    row("JWT_AUDIENCE", "", API),
-    row("RATE_LIMIT_RPM", "10", API),
-    row("RATE_LIMIT_BURST", "5", API),
-    row("TRUSTED_PROXIES", "", API),
-    row("MEDIA_BASE_URL", "", MEDIA),
-    secret("MEDIA_SIGNING_SECRET", MEDIA),
-    secret("SIGNED_URL_SECRET", MEDIA),
     row("MEDIA_SIGNED_URL_TTL", "30m", MEDIA),
-    row("MEDIA_ENABLE_IP_BIND", "false", MEDIA),
-    row("TASK_ISO_DIR", "/var/lib/shoal/task-isos", MEDIA),
-    row("MAINTENANCE_ISO_URL", "", MEDIA),
-    row("ESXI_INSTALLER_URL", "", MEDIA),
     row("PAYLOAD_URL_ALLOWLIST", "", MEDIA),
-    secret("WEBHOOK_SECRET", WEBHOOK),
-    secret("WEBHOOK_SECRET_OLD", WEBHOOK),
-    row("WEBHOOK_ALLOW_UNAUTHENTICATED", "false", WEBHOOK),
-    row("WORKER_CONCURRENCY", "4", JOBS),
-    row("JOB_LEASE_TTL", "10m", JOBS),
-    row("JOB_STUCK_TIMEOUT", "4h", JOBS),
-    row("JOB_RETENTION_DAYS", "14", JOBS),
     row("REDFISH_MODE", "noop", REDFISH),
     row("REDFISH_TIMEOUT", "30s", REDFISH),
     row("REDFISH_RETRIES", "5", REDFISH),

@@ -22,6 +22,7 @@ use crate::io::pool::Pools;
 use crate::io::uring::{Driver, UringIo, UringStream, pin_thread};
 use crate::io::{BufferPool, Io};
 use crate::limits::{BUFFER_BYTES, BUFFERS_PER_CORE_KEPT};
+use crate::provision::api::{Api, Provision};
 use crate::registry::Registry;
 use crate::store::{Shared, Store};
 use crate::telemetry::CoreMetrics;
@@ -84,6 +85,7 @@ pub struct CoreParts {
     /// Body buffers a core may have out at once.
     pub buffers_max: usize,
     pub admin: Admin,
+    pub provision: Option<Arc<Api>>,
     pub bounds: ClientBounds,
     pub stop: Stop,
 }
@@ -118,6 +120,7 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
     let service = MainPort {
         io: io.clone(),
         registry,
+        provision: parts.provision.map(|api| Provision::new(io.clone(), api)),
         admin: parts.admin,
     };
     let stop = parts.stop;

@@ -35,6 +35,7 @@ use crate::limits::{
     BUFFERS_PER_UPLOAD, DESCRIPTORS_RESERVED, DESCRIPTORS_WANTED, LONG_POOL_NICENESS,
     LONG_POOL_THREADS, SHORT_POOL_THREADS,
 };
+use crate::provision::{self, ProvisionError};
 use crate::store::{Shared, Store, StoreError};
 use crate::telemetry::Telemetry;
 pub use router::{MainPort, MetricsPort};
@@ -60,6 +61,7 @@ pub enum StartError {
     },
     Store(StoreError),
     Access(AccessError),
+    Provision(ProvisionError),
     Listen {
         setting: &'static str,
         address: SocketAddr,
@@ -88,6 +90,7 @@ impl fmt::Display for StartError {
             ),
             StartError::Store(error) => write!(formatter, "the storage did not open: {error}"),
             StartError::Access(error) => write!(formatter, "{error}"),
+            StartError::Provision(error) => write!(formatter, "{error}"),
             StartError::Listen {
                 setting,
                 address,
@@ -134,9 +137,26 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let access = Access::open(config.access, uring::random_key()).map_err(StartError::Access)?;
     let access = Arc::new(access);
     let shared = open_store(&driver, &pools, config.store)?;
+    // Before machines are touched: a start that fails must not fail in the midst of that.
+    let main_socket = listen(
+        "CONTROLLER_HTTP_ADDR",
+        &config.server.http_address.candidates(),
+    )?;
+    let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
+    let provision = match config.provision {
+        None => None,
+        Some(provision) => {
+            let patience = config.registry.download_timeout;
+            let started = provision::start(provision, patience, telemetry.provision());
+            Some(started.map_err(StartError::Provision)?)
+        }
+    };
     let is_ready = {
         let shared = shared.clone();
-        Arc::new(move || shared.is_healthy())
+        let jobs = provision
+            .as_ref()
+            .map(|running| running.api.mailbox.clone());
+        Arc::new(move || shared.is_healthy() && jobs.as_ref().is_none_or(|jobs| jobs.is_healthy()))
     };
     let requests = Arc::new(Requests::default());
     let collection = config.server.enable_admin.then(|| Collection {
@@ -146,12 +166,6 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let admin = Admin::new(telemetry.clone(), is_ready, collection);
     let stop = Stop::default();
     watch_signals(&stop, &config.server)?;
-    let main_socket = listen(
-        "CONTROLLER_HTTP_ADDR",
-        &config.server.http_address.candidates(),
-    )?;
-    let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
-
     let slots = config.registry.concurrent_uploads_max.get();
     let registry = Arc::new(config.registry);
     let connections_max = connections_max();
@@ -163,6 +177,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         // Should all uploads meet on one core, each can still fill one buffer while it writes another.
         buffers_max: slots * BUFFERS_PER_UPLOAD,
         admin: admin.clone(),
+        provision: provision.as_ref().map(|running| running.api.clone()),
         bounds: ClientBounds {
             read_timeout: config.server.read_timeout,
             // The acceptor keeps the cores even.
@@ -219,6 +234,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     if collector.join().is_err() {
         tracing::error!(target: "registry_gc", "gc: the collector has failed");
+    }
+    if let Some(running) = provision {
+        running.stop(config.server.stop_timeout);
     }
     tracing::info!("stopped");
     Ok(())

@@ -2,6 +2,7 @@
 
 use crate::admin::{self, Admin};
 use crate::io::Io;
+use crate::provision::api::Provision;
 use crate::registry::{Registry, UploadBody};
 use crate::service::{BodySink, Intake, Request, Response, Service, Wanted};
 
@@ -9,10 +10,11 @@ use crate::service::{BodySink, Intake, Request, Response, Service, Wanted};
 pub struct MainPort<I: Io> {
     pub io: I,
     pub registry: Option<Registry<I>>,
+    pub provision: Option<Provision<I>>,
     pub admin: Admin,
 }
 
-impl<I: Io> Service<I::File> for MainPort<I> {
+impl<I: Io + Clone + 'static> Service<I::File> for MainPort<I> {
     type Sink = UploadBody<I>;
 
     async fn begin(&self, request: &Request) -> Intake<I::File, UploadBody<I>> {
@@ -21,6 +23,11 @@ impl<I: Io> Service<I::File> for MainPort<I> {
         }
         if let Some(response) = self.admin.answer_collection(&self.io, request).await {
             return Intake::Answer(response);
+        }
+        if let Some(provision) = &self.provision
+            && provision.takes(request)
+        {
+            return provision.begin(request).await;
         }
         let is_registry = request.head.target.segments().next() == Some("v2");
         match &self.registry {

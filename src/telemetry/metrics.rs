@@ -73,6 +73,12 @@ families! {
         "Time from the first to the last byte of an upload body.";
     COMMIT_DURATION = "registry_commit_duration_seconds" Histogram []
         "Time from the last byte of a blob to its 201, durable on disk.";
+    JOBS = "job_total" Counter ["status"]
+        "Provisioning jobs that came to an outcome since the start.";
+    WEBHOOKS = "shoal_provisioner_webhook_requests_total" Counter ["status"]
+        "Reports of nodes by what became of them.";
+    WEBHOOK_AUTH_FAILURES = "webhook_auth_failures_total" Counter []
+        "Reports of nodes that showed no secret, or a wrong one.";
     DISK_FREE = "disk_free_bytes" Gauge ["path"]
         "Free bytes on the file system that holds the path.";
     CORE_BYTES_RECEIVED = "controller_core_received_bytes_total" Counter ["core"]
@@ -283,6 +289,64 @@ pub struct Telemetry {
     gc_blobs_deleted: AtomicU64,
     gc_duration_micros: AtomicU64,
     disk_free: Mutex<BTreeMap<String, u64>>,
+    provision: Arc<ProvisionMetrics>,
+}
+
+/// What the provisioning module counts: rare things, so once for all threads.
+pub struct ProvisionMetrics {
+    jobs: Counts<3>,
+    webhooks: Counts<5>,
+    webhook_auth_failures: AtomicU64,
+}
+
+/// A counter for each of a closed list of words.
+struct Counts<const N: usize>([(&'static str, AtomicU64); N]);
+
+impl<const N: usize> Counts<N> {
+    fn of(words: [&'static str; N]) -> Self {
+        Counts(words.map(|word| (word, AtomicU64::new(0))))
+    }
+
+    fn count(&self, word: &str) {
+        let found = self.0.iter().find(|(known, _)| *known == word);
+        debug_assert!(found.is_some(), "{word} is counted nowhere");
+        if let Some((_, count)) = found {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl ProvisionMetrics {
+    fn new() -> Self {
+        ProvisionMetrics {
+            jobs: Counts::of(["succeeded", "failed", "cancelled"]),
+            webhooks: Counts::of(["taken", "again", "no_job", "too_early", "refused"]),
+            webhook_auth_failures: AtomicU64::new(0),
+        }
+    }
+
+    /// A job has its outcome: `succeeded`, `failed` or `cancelled`.
+    pub fn job_ended(&self, outcome: &str) {
+        self.jobs.count(outcome);
+    }
+
+    /// A node's report was `taken`, had come before (`again`), was about `no_job`, came `too_early`,
+    /// or was `refused` as none.
+    pub fn webhook(&self, status: &str) {
+        self.webhooks.count(status);
+    }
+
+    pub fn webhook_auth_failed(&self) {
+        self.webhook_auth_failures.fetch_add(1, Relaxed);
+    }
+
+    fn family<const N: usize>(&self, row: &Family, counts: &Counts<N>) -> MetricFamily {
+        let all = counts
+            .0
+            .iter()
+            .map(|(word, count)| series(row, vec![(*word).to_owned()], count.load(Relaxed) as f64));
+        family(row, all.collect())
+    }
 }
 
 impl Telemetry {
@@ -295,7 +359,13 @@ impl Telemetry {
             gc_blobs_deleted: AtomicU64::new(0),
             gc_duration_micros: AtomicU64::new(0),
             disk_free: Mutex::new(BTreeMap::new()),
+            provision: Arc::new(ProvisionMetrics::new()),
         }
+    }
+
+    /// The counters of the provisioning module.
+    pub fn provision(&self) -> Arc<ProvisionMetrics> {
+        self.provision.clone()
     }
 
     /// The counters of core `index`, which must be below the number given to [`new`](Self::new).
@@ -364,6 +434,12 @@ impl Telemetry {
             single(&INFLIGHT_DOWNLOADS, self.inflight_downloads() as f64),
             self.histogram(&UPLOAD_DURATION, &UPLOAD_BOUNDS_MICROS, |core| &core.upload),
             self.histogram(&COMMIT_DURATION, &COMMIT_BOUNDS_MICROS, |core| &core.commit),
+            self.provision.family(&JOBS, &self.provision.jobs),
+            self.provision.family(&WEBHOOKS, &self.provision.webhooks),
+            single(
+                &WEBHOOK_AUTH_FAILURES,
+                self.provision.webhook_auth_failures.load(Relaxed) as f64,
+            ),
             family(&DISK_FREE, self.disk_free_series()),
         ];
         families.extend([
@@ -389,7 +465,7 @@ impl Telemetry {
             .sum()
     }
 
-    /// Only pairs that occurred: 22 routes times 30 codes of zeros would drown the page.
+    /// Only pairs that occurred: 26 routes times 30 codes of zeros would drown the page.
     fn requests_by_code(&self) -> Vec<Metric> {
         let mut found = Vec::new();
         for route in RouteClass::ALL {

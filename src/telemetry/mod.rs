@@ -9,6 +9,6 @@ mod metrics;
 mod page;
 mod route_class;
 
-pub use metrics::{CoreMetrics, InFlight, METRICS_CONTENT_TYPE, Telemetry};
+pub use metrics::{CoreMetrics, InFlight, METRICS_CONTENT_TYPE, ProvisionMetrics, Telemetry};
 pub use page::page;
 pub use route_class::RouteClass;

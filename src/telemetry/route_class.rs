@@ -35,13 +35,21 @@ pub enum RouteClass {
     Health,
     Admin,
     Metrics,
+    /// `/api/v1/jobs` and below.
+    Jobs,
+    /// `/api/v1/servers` and below.
+    Servers,
+    /// Reports of nodes.
+    Webhook,
+    /// Task ISOs.
+    Media,
     /// Anything else: unknown paths, heads that could not be read.
     Other,
 }
 
 impl RouteClass {
     /// Every class, in the order of its number.
-    pub const ALL: [RouteClass; 22] = [
+    pub const ALL: [RouteClass; 26] = [
         RouteClass::Ping,
         RouteClass::UploadStart,
         RouteClass::UploadSingle,
@@ -63,6 +71,10 @@ impl RouteClass {
         RouteClass::Health,
         RouteClass::Admin,
         RouteClass::Metrics,
+        RouteClass::Jobs,
+        RouteClass::Servers,
+        RouteClass::Webhook,
+        RouteClass::Media,
         RouteClass::Other,
     ];
 
@@ -90,6 +102,10 @@ impl RouteClass {
             RouteClass::Health => "health",
             RouteClass::Admin => "admin",
             RouteClass::Metrics => "metrics",
+            RouteClass::Jobs => "jobs",
+            RouteClass::Servers => "servers",
+            RouteClass::Webhook => "webhook",
+            RouteClass::Media => "media",
             RouteClass::Other => "other",
         }
     }

@@ -75,6 +75,7 @@ pub async fn serve_with(
     );
     let service = MainPort {
         io: io.clone(),
+        provision: None,
         registry: Some(registry),
         admin,
     };

@@ -379,6 +379,10 @@ impl Job {
         }
     }
 
+    pub fn ending(&self) -> Ending {
+        self.ending
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase
     }

@@ -1,4 +1,7 @@
-//! A job: what it is ([`machine`]) and how an effect of it is carried out ([`perform`]).
+//! A job: what it is ([`machine`]), how an effect of it is carried out ([`perform`]), where it is
+//! kept ([`store`]), and who carries it along ([`worker`]).
 
 pub mod machine;
 pub mod perform;
+pub mod store;
+pub mod worker;

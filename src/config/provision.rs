@@ -1,0 +1,374 @@
+//! What the operator decides about provisioning: the types, and what is wrong between settings.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::values::Secret;
+use super::{BasicLogin, BasicSecret, ConfigProblem, ConfigWarning};
+
+/// Shorter keys are weaker than the hash (RFC 7518 3.2).
+pub(super) const JWT_SECRET_BYTES_MIN: usize = 32;
+
+/// Everything about provisioning; there is none without `CONTROLLER_DB`.
+#[derive(Debug, Clone)]
+pub struct ProvisionConfig {
+    pub database: PathBuf,
+    pub key_file: PathBuf,
+    pub api: ApiConfig,
+    pub webhook: WebhookConfig,
+    pub media: MediaConfig,
+    pub jobs: JobsConfig,
+    /// Where `noop` BMCs write their calls.
+    pub noop_record: Option<PathBuf>,
+}
+
+/// Who may use the API.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    pub login: ApiLogin,
+    pub failed_logins: FailedLogins,
+    pub trusted_proxies: Vec<Network>,
+}
+
+#[derive(Debug, Clone)]
+pub enum ApiLogin {
+    Open,
+    Basic(BasicLogin),
+    Jwt(JwtConfig),
+}
+
+#[derive(Debug, Clone)]
+pub struct JwtConfig {
+    pub secret: Secret,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+}
+
+/// What a client may get wrong before its logins are no longer looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedLogins {
+    pub per_minute: u32,
+    pub at_once: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct WebhookConfig {
+    pub secret: Option<Secret>,
+    /// Good as well, while nodes with the former secret are on their way.
+    pub former_secret: Option<Secret>,
+    /// Without any secret: take reports from everybody.
+    pub allow_unauthenticated: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct MediaConfig {
+    /// Under which BMCs reach this program.
+    pub base_url: String,
+    pub signing_secret: Option<Secret>,
+    /// A signed address must be the client's.
+    pub bind_address: bool,
+    pub iso_folder: PathBuf,
+    pub maintenance_url: String,
+    pub esxi_url: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct JobsConfig {
+    pub workers: NonZeroUsize,
+    pub lease: Duration,
+    /// How long a node may take to report.
+    pub stuck_timeout: Duration,
+    pub retention_days: u32,
+}
+
+/// Addresses that begin alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    pub(super) fn parse(text: &str) -> Option<Network> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let bits_max = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) => bits.parse().ok().filter(|bits| *bits <= bits_max)?,
+            None => bits_max,
+        };
+        Some(Network { address, bits })
+    }
+
+    pub fn holds(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                let host_bits = 32 - u32::from(self.bits);
+                (u64::from(ours.to_bits()) >> host_bits)
+                    == (u64::from(theirs.to_bits()) >> host_bits)
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                let differing = (ours.to_bits() ^ theirs.to_bits()).leading_zeros();
+                differing >= u32::from(self.bits)
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn show(&self) -> String {
+        format!("{}/{}", self.address, self.bits)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ApiMode {
+    None,
+    Basic,
+    Jwt,
+}
+
+/// The values read so far.
+pub(super) struct ProvisionValues {
+    pub(super) database: String,
+    pub(super) key_file: String,
+    pub(super) mode: ApiMode,
+    pub(super) jwt_secret: String,
+    pub(super) jwt_issuer: String,
+    pub(super) jwt_audience: String,
+    pub(super) failed_logins: FailedLogins,
+    pub(super) trusted_proxies: Vec<Network>,
+    pub(super) media_base_url: String,
+    pub(super) signing_secret: String,
+    pub(super) bind_address: bool,
+    pub(super) iso_folder: PathBuf,
+    pub(super) maintenance_url: String,
+    pub(super) esxi_url: String,
+    pub(super) webhook_secret: String,
+    pub(super) webhook_former_secret: String,
+    pub(super) webhook_open: bool,
+    pub(super) workers: NonZeroUsize,
+    pub(super) lease: Duration,
+    pub(super) stuck_timeout: Duration,
+    pub(super) retention_days: u32,
+    pub(super) noop_record: String,
+}
+
+impl ProvisionValues {
+    pub(super) fn blank() -> Self {
+        Self {
+            database: String::new(),
+            key_file: String::new(),
+            mode: ApiMode::None,
+            jwt_secret: String::new(),
+            jwt_issuer: String::new(),
+            jwt_audience: String::new(),
+            failed_logins: FailedLogins {
+                per_minute: 1,
+                at_once: 1,
+            },
+            trusted_proxies: Vec::new(),
+            media_base_url: String::new(),
+            signing_secret: String::new(),
+            bind_address: false,
+            iso_folder: PathBuf::new(),
+            maintenance_url: String::new(),
+            esxi_url: String::new(),
+            webhook_secret: String::new(),
+            webhook_former_secret: String::new(),
+            webhook_open: false,
+            workers: NonZeroUsize::MIN,
+            lease: Duration::ZERO,
+            stuck_timeout: Duration::ZERO,
+            retention_days: 0,
+            noop_record: String::new(),
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        !self.database.is_empty()
+    }
+
+    pub(super) fn wants_basic(&self) -> bool {
+        self.is_on() && self.mode == ApiMode::Basic
+    }
+
+    pub(super) fn check(&self, has_login: bool, problems: &mut Vec<ConfigProblem>) {
+        if !self.is_on() {
+            return;
+        }
+        let mut missing =
+            |because, wanted| problems.push(ConfigProblem::Missing { because, wanted });
+        if self.maintenance_url.is_empty() {
+            missing(
+                "CONTROLLER_DB is set, and machines need something to boot",
+                "MAINTENANCE_ISO_URL",
+            );
+        }
+        if self.webhook_secret.is_empty() && !self.webhook_open {
+            missing(
+                "CONTROLLER_DB is set, and anybody could report for a node",
+                "WEBHOOK_SECRET, or WEBHOOK_ALLOW_UNAUTHENTICATED=true",
+            );
+        }
+        match self.mode {
+            ApiMode::Basic if !has_login => {
+                missing(
+                    "AUTH_MODE=basic needs a login",
+                    "BASIC_USER with BASIC_PASS or BASIC_PASS_HASH",
+                );
+            }
+            ApiMode::Jwt if self.jwt_secret.is_empty() => {
+                missing("AUTH_MODE=jwt needs a key", "JWT_SECRET");
+            }
+            ApiMode::None | ApiMode::Basic | ApiMode::Jwt => {}
+        }
+    }
+
+    pub(super) fn without_effect(&self, warnings: &mut Vec<ConfigWarning>) {
+        let because = if !self.is_on() {
+            "CONTROLLER_DB is not set"
+        } else if self.mode != ApiMode::Jwt {
+            "AUTH_MODE is not jwt"
+        } else {
+            return;
+        };
+        let mut note = |value: &str, variable| {
+            if !value.is_empty() {
+                warnings.push(ConfigWarning::NoEffect { variable, because });
+            }
+        };
+        note(&self.jwt_secret, "JWT_SECRET");
+        note(&self.jwt_issuer, "JWT_ISSUER");
+        note(&self.jwt_audience, "JWT_AUDIENCE");
+        if !self.is_on() {
+            note(&self.key_file, "CONTROLLER_SECRET_KEY_FILE");
+            note(&self.maintenance_url, "MAINTENANCE_ISO_URL");
+            note(&self.esxi_url, "ESXI_INSTALLER_URL");
+            note(&self.media_base_url, "MEDIA_BASE_URL");
+            note(&self.signing_secret, "MEDIA_SIGNING_SECRET");
+            note(&self.webhook_secret, "WEBHOOK_SECRET");
+            note(&self.webhook_former_secret, "WEBHOOK_SECRET_OLD");
+            note(&self.noop_record, "REDFISH_NOOP_RECORD");
+        }
+    }
+
+    /// `None` where there is no provisioning.
+    pub(super) fn into_config(
+        self,
+        basic_user: &str,
+        basic_secret: Option<BasicSecret>,
+    ) -> Option<ProvisionConfig> {
+        if !self.is_on() {
+            return None;
+        }
+        let database = PathBuf::from(&self.database);
+        let key_file = match self.key_file.as_str() {
+            "" => PathBuf::from(format!("{}.key", self.database)),
+            path => PathBuf::from(path),
+        };
+        let login = match (self.mode, basic_secret) {
+            (ApiMode::Basic, Some(secret)) => ApiLogin::Basic(BasicLogin {
+                user: basic_user.to_owned(),
+                secret,
+            }),
+            (ApiMode::Jwt, _) => ApiLogin::Jwt(JwtConfig {
+                secret: Secret::new(self.jwt_secret),
+                issuer: given(self.jwt_issuer),
+                audience: given(self.jwt_audience),
+            }),
+            (ApiMode::None | ApiMode::Basic, _) => ApiLogin::Open,
+        };
+        let base_url = given(self.media_base_url).unwrap_or_else(|| origin(&self.maintenance_url));
+        Some(ProvisionConfig {
+            database,
+            key_file,
+            api: ApiConfig {
+                login,
+                failed_logins: self.failed_logins,
+                trusted_proxies: self.trusted_proxies,
+            },
+            webhook: WebhookConfig {
+                secret: given(self.webhook_secret).map(Secret::new),
+                former_secret: given(self.webhook_former_secret).map(Secret::new),
+                allow_unauthenticated: self.webhook_open,
+            },
+            media: MediaConfig {
+                base_url,
+                signing_secret: given(self.signing_secret).map(Secret::new),
+                bind_address: self.bind_address,
+                iso_folder: self.iso_folder,
+                maintenance_url: self.maintenance_url,
+                esxi_url: given(self.esxi_url),
+            },
+            jobs: JobsConfig {
+                workers: self.workers,
+                lease: self.lease,
+                stuck_timeout: self.stuck_timeout,
+                retention_days: self.retention_days,
+            },
+            noop_record: given(self.noop_record).map(PathBuf::from),
+        })
+    }
+}
+
+fn given(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Scheme and host of a URL.
+fn origin(url: &str) -> String {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let end = url[host..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| host + at);
+    url[..end].to_owned()
+}
+
+/// Whether a BMC could fetch it: http or https, a host, nothing secret, nothing unprintable.
+pub(super) fn is_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("http://")
+        .or(text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        !host.is_empty() && !host.contains('@') && text.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_holds_what_begins_like_it() {
+        let holds = |network: &str, address: &str| {
+            let network = Network::parse(network).expect("a network");
+            network.holds(address.parse().expect("an address"))
+        };
+        assert!(holds("10.0.0.0/8", "10.255.0.1"));
+        assert!(holds("10.0.0.0/8", "::ffff:10.0.0.1"));
+        assert!(!holds("10.0.0.0/8", "11.0.0.1"));
+        assert!(holds("0.0.0.0/0", "1.2.3.4"));
+        assert!(holds("192.0.2.1", "192.0.2.1"));
+        assert!(!holds("192.0.2.1", "192.0.2.2"));
+        assert!(holds("fd00::/8", "fd12::1"));
+        assert!(!holds("fd00::/8", "fe80::1"));
+        assert!(holds("::/0", "fe80::1"));
+        for text in ["10.0.0.0/33", "10.0.0/8", "x", "10.0.0.0/", "::/129"] {
+            assert_eq!(Network::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn bmcs_reach_us_where_the_maintenance_iso_is_unless_told_otherwise() {
+        assert_eq!(origin("http://host:8080/a/b.iso"), "http://host:8080");
+        assert_eq!(origin("https://host"), "https://host");
+        assert!(is_url("http://[::1]:80/x") && !is_url("ftp://x/y") && !is_url("http:///x"));
+        assert!(!is_url("http://user:word@host/") && !is_url("http://host/a b"));
+    }
+}

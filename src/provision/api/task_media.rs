@@ -1,0 +1,91 @@
+//! Task ISOs, as BMCs fetch them: by HEAD, whole, or in ranges, straight from the page cache.
+
+use http::{Method, StatusCode};
+
+use super::error::ApiError;
+use super::{Answered, Provision};
+use crate::http1::{ByteRange, RangeOutcome, ResponseHead, etag_matches, if_range_matches};
+use crate::io::{File, Io, Open};
+use crate::provision::job::worker::iso_path;
+use crate::provision::media::{self, Asked};
+use crate::service::{Request, Response};
+use crate::telemetry::RouteClass;
+
+impl<I: Io + Clone + 'static> Provision<I> {
+    pub(super) async fn send_task_iso(
+        &self,
+        request: &Request,
+        asked: Asked,
+        client: std::net::IpAddr,
+    ) -> Answered<I> {
+        let config = &self.api.media;
+        let secret = config.signing_secret.as_ref().map(|secret| secret.expose());
+        media::check(&asked, secret, config.bind_address, client, self.now())
+            .map_err(ApiError::Media)?;
+        let job = asked.job;
+        let row = self.api.mailbox.ask(move |store| store.job(job)).await?;
+        let iso = row.and_then(|row| row.iso).ok_or(ApiError::NoJob)?;
+        let path = iso_path(&config.iso_folder, job);
+        let file = match self.io.open(&path, Open::Read).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ApiError::NoJob);
+            }
+            Err(error) => return Err(ApiError::Io(error)),
+        };
+        let size = file.size_bytes().map_err(ApiError::Io)?;
+        let etag = format!("\"sha256:{}\"", iso.sha256);
+        let describe = |status| {
+            ResponseHead::new(status)
+                .with("Content-Type", "application/x-iso9660-image")
+                .with("ETag", etag.clone())
+                .with("Accept-Ranges", "bytes")
+                .with("Cache-Control", "private, max-age=60")
+        };
+        if let Some(known) = request.head.header("if-none-match")
+            && etag_matches(known, &etag, true)
+        {
+            let head = describe(StatusCode::NOT_MODIFIED);
+            return Ok(Response::empty(RouteClass::Media, head));
+        }
+        let (head, range) = match wanted_range(request, &etag, size) {
+            RangeOutcome::Unsatisfiable => {
+                let head = describe(StatusCode::RANGE_NOT_SATISFIABLE)
+                    .with("Content-Range", format!("bytes */{size}"));
+                return Ok(Response::empty(RouteClass::Media, head));
+            }
+            RangeOutcome::Single(range) => {
+                let last = range.end - 1;
+                let part = format!("bytes {}-{last}/{size}", range.start);
+                let head = describe(StatusCode::PARTIAL_CONTENT).with("Content-Range", part);
+                (head, range)
+            }
+            RangeOutcome::Whole | RangeOutcome::Many(_) => (describe(StatusCode::OK), 0..size),
+        };
+        tracing::debug!(%job, ?range, "task ISO");
+        let patience = self.api.media_patience;
+        Ok(Response::file(
+            RouteClass::Media,
+            head,
+            file,
+            range,
+            patience,
+        ))
+    }
+}
+
+/// RFC 9110 13.1.5 and 14.2: the range a GET asks for; a HEAD asks for none.
+fn wanted_range(request: &Request, etag: &str, size: u64) -> RangeOutcome {
+    if request.head.method != Method::GET {
+        return RangeOutcome::Whole;
+    }
+    let Some(range) = request.head.header("range") else {
+        return RangeOutcome::Whole;
+    };
+    if let Some(condition) = request.head.header("if-range")
+        && !if_range_matches(condition, etag, None)
+    {
+        return RangeOutcome::Whole;
+    }
+    ByteRange::resolve(range, size)
+}
