@@ -1,0 +1,812 @@
+//! The provisioning API of the real binary, with BMCs that only write down what they are asked.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use support::http::{Answer, Connection, basic};
+use support::server::{Plan, Server};
+use support::{scratch, sha256_of};
+
+const PASSWORD: &str = "planted-8Zk2-password";
+const SECRET: &str = "webhook-secret";
+const SIGNING: &str = "signing-secret";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder, and the settings of a controller in it.
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(name: &str) -> Site {
+        Site {
+            folder: scratch(name),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn plan(&self) -> Plan {
+        Plan::new(&self.path("oci"))
+            .set("CONTROLLER_DB", self.text("db/controller.db"))
+            .set("CONTROLLER_SECRET_KEY_FILE", self.text("keys/key"))
+            .set("TASK_ISO_DIR", self.text("isos"))
+            .set(
+                "MAINTENANCE_ISO_URL",
+                "http://controller.test/maintenance.iso",
+            )
+            .set("MEDIA_SIGNING_SECRET", SIGNING)
+            .set("WEBHOOK_SECRET", SECRET)
+            .set("REDFISH_NOOP_RECORD", self.text("calls"))
+    }
+
+    /// What the BMCs were asked.
+    fn calls(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path("calls")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn count(&self, call: &str) -> usize {
+        self.calls()
+            .iter()
+            .filter(|line| line.contains(call))
+            .count()
+    }
+}
+
+fn ask(
+    server: &Server,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    Connection::open(server.address).ask(method, target, headers, body.as_bytes())
+}
+
+fn read(answer: &Answer) -> Value {
+    serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("not JSON: {}", answer.text()))
+}
+
+fn put_server(server: &Server, serial: &str) {
+    let body = json!({"bmc_address": "https://192.0.2.10", "bmc_username": "root", "bmc_password": PASSWORD});
+    let answer = ask(
+        server,
+        "PUT",
+        &format!("/api/v1/servers/{serial}"),
+        &[],
+        &body.to_string(),
+    );
+    answer.expect(201);
+}
+
+fn recipe() -> Value {
+    json!({
+        "task_target": "install-linux.target",
+        "target_disk": "/dev/sda",
+        "oci_url": "controller.test/os-images/debian:13",
+        "partition_layout": [{"size": "100%", "format": "ext4", "mountpoint": "/"}],
+    })
+}
+
+fn post_job(server: &Server, serial: &str, headers: &[(&str, &str)]) -> Answer {
+    let body = json!({"server_serial": serial, "recipe": recipe()});
+    ask(server, "POST", "/api/v1/jobs", headers, &body.to_string())
+}
+
+#[track_caller]
+fn made_job(server: &Server, serial: &str) -> String {
+    let answer = post_job(server, serial, &[]).expect(202);
+    read(&answer)["job_id"].as_str().expect("an id").to_owned()
+}
+
+fn job(server: &Server, id: &str) -> Value {
+    read(&ask(server, "GET", &format!("/api/v1/jobs/{id}"), &[], "").expect(200))
+}
+
+#[track_caller]
+fn wait_until(server: &Server, id: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let job = job(server, id);
+        if holds(&job) {
+            return job;
+        }
+        assert!(Instant::now() < deadline, "not {what}: {job:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn wait_for_phase(server: &Server, id: &str, phase: &str) -> Value {
+    wait_until(server, id, phase, |job| job["phase"] == phase)
+}
+
+fn report(server: &Server, serial: &str, secret: &str, body: Value) -> Answer {
+    let target = format!("/api/v1/status-webhook/{serial}");
+    ask(
+        server,
+        "POST",
+        &target,
+        &[("X-Webhook-Secret", secret)],
+        &body.to_string(),
+    )
+}
+
+fn code(answer: &Answer) -> String {
+    read(answer)["error"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn a_job_goes_from_post_to_complete_and_its_iso_is_served_by_signed_urls() {
+    let site = Site::new("job");
+    let server = site.plan().start();
+    put_server(&server, "XF-1");
+    let id = made_job(&server, "XF-1");
+    wait_for_phase(&server, &id, "await_report");
+    let waiting = job(&server, &id);
+    assert_eq!(
+        (&waiting["status"], &waiting["outcome"]),
+        (&json!("provisioning"), &Value::Null)
+    );
+
+    let calls = site.calls();
+    let inserted = calls
+        .iter()
+        .find_map(|call| call.strip_prefix("XF-1 insert CD2 "));
+    let url = inserted.expect("the task was inserted").to_owned();
+    let target = url
+        .strip_prefix("http://controller.test")
+        .expect("MEDIA_BASE_URL's default");
+    let whole = ask(&server, "GET", target, &[], "").expect(200);
+    let sha256 = waiting["task_iso"]["sha256"]
+        .as_str()
+        .expect("a digest")
+        .to_owned();
+    assert_eq!(sha256_of(&whole.body), format!("sha256:{sha256}"));
+    assert_eq!(
+        whole.header("etag"),
+        Some(format!("\"sha256:{sha256}\"").as_str())
+    );
+    assert_eq!(
+        whole.header("content-type"),
+        Some("application/x-iso9660-image")
+    );
+    assert_eq!(whole.header("cache-control"), Some("private, max-age=60"));
+    assert_eq!(&whole.body[32769..32774], b"CD001");
+    let head = ask(&server, "HEAD", target, &[], "").expect(200);
+    assert_eq!(
+        head.header("content-length"),
+        Some(whole.body.len().to_string().as_str())
+    );
+    assert_eq!(head.header("accept-ranges"), Some("bytes"));
+    let part = ask(
+        &server,
+        "GET",
+        target,
+        &[("Range", "bytes=32769-32773")],
+        "",
+    )
+    .expect(206);
+    assert_eq!(part.body, b"CD001");
+    ask(&server, "GET", target, &[("Range", "bytes=99999999-")], "").expect(416);
+    ask(&server, "PUT", target, &[], "").expect(405);
+
+    let query = |expires: u64, secret: &str| {
+        let path = format!("/media/tasks/{id}/task.iso");
+        let sig = sign(secret, &format!("GET\n{path}\n{expires}\n"));
+        format!("{path}?expires={expires}&sig={sig}")
+    };
+    ask(&server, "GET", &query(99_999_999_999, SIGNING), &[], "").expect(200);
+    ask(&server, "HEAD", &query(99_999_999_999, SIGNING), &[], "").expect(200);
+    for target in [
+        query(99_999_999_999, "other"),
+        query(1000, SIGNING),
+        format!("/media/tasks/{id}/task.iso"),
+    ] {
+        let refused = ask(&server, "GET", &target, &[], "").expect(403);
+        assert_eq!(code(&refused), "forbidden");
+    }
+    let unknown = "/media/tasks/0b6b2a5e-8c4f-4d27-9e55-1a5b6f2f4c11/task.iso";
+    ask(&server, "GET", unknown, &[], "").expect(403);
+    assert!(!server.log().contains(target), "a signature is in the log");
+
+    let answer = report(
+        &server,
+        "XF-1",
+        SECRET,
+        json!({"status": "success", "delivery_id": "1"}),
+    );
+    assert_eq!(read(&answer.expect(200)), json!({"ok": true}));
+    let ended = wait_for_phase(&server, &id, "done");
+    assert_eq!(
+        (&ended["status"], &ended["outcome"]),
+        (&json!("complete"), &json!("succeeded"))
+    );
+    let steps = ended["events"].as_array().expect("events");
+    assert!(
+        steps.iter().any(|event| event["step"] == "webhook-success"),
+        "{ended:#}"
+    );
+    let verbs: Vec<String> = site
+        .calls()
+        .iter()
+        .map(|call| {
+            call.split(' ')
+                .skip(1)
+                .take(2)
+                .filter(|word| !word.contains("//"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        verbs,
+        [
+            "discover",
+            "insert CD1",
+            "insert CD2",
+            "boot_once",
+            "reset",
+            "eject CD2",
+            "eject CD1",
+            "reset"
+        ]
+    );
+    let again = report(
+        &server,
+        "XF-1",
+        SECRET,
+        json!({"status": "failed", "delivery_id": "2"}),
+    );
+    assert_eq!(
+        read(&again.expect(200)),
+        json!({"ok": true, "idempotent": true})
+    );
+    assert_eq!(job(&server, &id)["outcome"], "succeeded");
+    assert_eq!(server.counter("job_total", &["status=\"succeeded\""]), 1);
+    assert_eq!(
+        server.counter(
+            "shoal_provisioner_webhook_requests_total",
+            &["status=\"taken\""]
+        ),
+        1
+    );
+    let seen = read(&ask(&server, "GET", "/api/v1/servers/XF-1", &[], "").expect(200));
+    assert!(seen["last_seen"].is_string(), "{seen}");
+}
+
+fn sign(secret: &str, text: &str) -> String {
+    use base64::Engine;
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("any length");
+    mac.update(text.as_bytes());
+    base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
+#[test]
+fn a_request_is_checked_in_the_contract_s_order_and_the_field_is_named() {
+    let site = Site::new("checks");
+    let server = site.plan().start();
+    put_server(&server, "XF-1");
+    let post = |body: &str| ask(&server, "POST", "/api/v1/jobs", &[], body);
+    let bad_recipe =
+        json!({"task_target": "install-linux.target", "partition_layout": [{"size": "big"}]});
+    for (body, error) in [
+        ("{".to_owned(), "invalid_json"),
+        ("[]".to_owned(), "invalid_request"),
+        (
+            json!({"server_serial": "  ", "recipe": bad_recipe}).to_string(),
+            "invalid_request",
+        ),
+        (
+            json!({"server_serial": 7, "recipe": bad_recipe}).to_string(),
+            "invalid_request",
+        ),
+        (
+            json!({"server_serial": "XF-9"}).to_string(),
+            "invalid_request",
+        ),
+        (
+            json!({"server_serial": "XF-9", "recipe": null}).to_string(),
+            "invalid_request",
+        ),
+        (
+            json!({"server_serial": "XF-9", "recipe": bad_recipe}).to_string(),
+            "invalid_recipe",
+        ),
+    ] {
+        let answer = post(&body).expect(400);
+        assert_eq!(code(&answer), error, "{body}");
+    }
+    let answer = post(&json!({"server_serial": "XF-1", "recipe": bad_recipe}).to_string());
+    let details = read(&answer)["details"].clone();
+    let size = details
+        .as_array()
+        .expect("details")
+        .iter()
+        .find(|entry| entry["field"] == "partition_layout[0].size");
+    let size = size.unwrap_or_else(|| panic!("{details:#}"));
+    assert_eq!(
+        (&size["path"], &size["code"]),
+        (&json!("/partition_layout/0/size"), &json!("pattern"))
+    );
+    assert_eq!(
+        code(&post_job(&server, "XF-9", &[]).expect(404)),
+        "not_found"
+    );
+    let elsewhere = json!({"server_serial": "XF-1", "recipe": {"task_target": "a.target", "ks_cfg": {"url": "http://h/k"}}});
+    assert_eq!(
+        code(&post(&elsewhere.to_string()).expect(400)),
+        "invalid_recipe"
+    );
+    let esxi = json!({"server_serial": "XF-1", "recipe": {"task_target": "install-esxi.target", "ks_cfg": "x"}});
+    assert!(
+        post(&esxi.to_string())
+            .expect(400)
+            .text()
+            .contains("ESXI_INSTALLER_URL")
+    );
+    let trial = ask(&server, "POST", "/api/v1/jobs?dry_run=true", &[], "{}");
+    assert!(trial.expect(400).text().contains("dry_run"));
+
+    let large = " ".repeat((4 << 20) + 1);
+    post(&large).expect(413);
+    for (method, target, allow) in [
+        ("DELETE", "/api/v1/jobs", "GET, HEAD, POST"),
+        ("POST", "/api/v1/servers/XF-1", "GET, HEAD, PUT, DELETE"),
+        ("GET", "/api/v1/status-webhook/XF-1", "POST"),
+    ] {
+        let answer = Connection::open(server.address).ask(
+            method,
+            target,
+            &[("X-Webhook-Secret", SECRET)],
+            b"",
+        );
+        assert_eq!(answer.expect(405).header("allow"), Some(allow));
+    }
+    for target in ["/api/v1/nothing", "/api", "/media/x", "/api/v1/jobs/x"] {
+        assert_eq!(
+            code(&ask(&server, "GET", target, &[], "").expect(404)),
+            "not_found"
+        );
+    }
+    assert_eq!(
+        site.calls(),
+        Vec::<String>::new(),
+        "a refused request touched a machine"
+    );
+    let document = ask(&server, "GET", "/api/v1/openapi.json", &[], "").expect(200);
+    assert_eq!(read(&document)["openapi"], "3.0.3");
+}
+
+#[test]
+fn a_server_has_one_active_job_and_a_key_gives_it_again() {
+    let site = Site::new("one");
+    let server = site.plan().start();
+    put_server(&server, "XF-1");
+    let first = post_job(&server, "XF-1", &[("Idempotency-Key", "k")]).expect(202);
+    let id = read(&first)["job_id"].as_str().expect("an id").to_owned();
+    assert_eq!(
+        first.header("location"),
+        Some(format!("/api/v1/jobs/{id}").as_str())
+    );
+    let again = post_job(&server, "XF-1", &[("Idempotency-Key", "k")]).expect(200);
+    assert_eq!(read(&again)["job_id"], id.as_str());
+    let member = json!({"server_serial": "XF-1", "recipe": recipe(), "idempotency_key": "k"});
+    ask(&server, "POST", "/api/v1/jobs", &[], &member.to_string()).expect(200);
+    let mut other = recipe();
+    other["target_disk"] = json!("/dev/sdb");
+    let other = json!({"server_serial": "XF-1", "recipe": other, "idempotency_key": "k"});
+    ask(&server, "POST", "/api/v1/jobs", &[], &other.to_string()).expect(409);
+    let refused = post_job(&server, "XF-1", &[]).expect(409);
+    assert_eq!(
+        (code(&refused), read(&refused)["job_id"].clone()),
+        ("conflict".to_owned(), json!(id))
+    );
+    ask(&server, "DELETE", "/api/v1/servers/XF-1", &[], "").expect(409);
+
+    wait_for_phase(&server, &id, "await_report");
+    let cancel = format!("/api/v1/jobs/{id}/cancel");
+    ask(&server, "POST", &cancel, &[], "").expect(200);
+    ask(&server, "POST", &cancel, &[], "").expect(200);
+    let ended = wait_for_phase(&server, &id, "done");
+    assert_eq!(ended["outcome"], "cancelled");
+    assert_eq!((site.count("eject"), site.count("reset")), (2, 2));
+    let second = made_job(&server, "XF-1");
+    assert_ne!(second, id);
+
+    for number in 2..=6 {
+        put_server(&server, &format!("XF-{number}"));
+        made_job(&server, &format!("XF-{number}"));
+    }
+    let mut seen = Vec::new();
+    let mut target = "/api/v1/jobs?limit=3".to_owned();
+    loop {
+        let page = read(&ask(&server, "GET", &target, &[], "").expect(200));
+        let jobs = page["jobs"].as_array().expect("jobs");
+        seen.extend(
+            jobs.iter()
+                .map(|job| job["job_id"].as_str().expect("an id").to_owned()),
+        );
+        let Some(cursor) = page["next_cursor"].as_str() else {
+            break;
+        };
+        target = format!("/api/v1/jobs?limit=3&cursor={cursor}");
+    }
+    let all = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!((all, seen.len()), (7, 7));
+    let of_one = read(
+        &ask(
+            &server,
+            "GET",
+            "/api/v1/jobs?server_serial=XF-1&status=complete",
+            &[],
+            "",
+        )
+        .expect(200),
+    );
+    assert_eq!(of_one["jobs"].as_array().expect("jobs").len(), 1);
+    ask(&server, "GET", "/api/v1/jobs?limit=0", &[], "").expect(400);
+}
+
+#[test]
+fn a_planted_password_is_in_no_file_log_or_answer_and_a_lost_key_says_so() {
+    let site = Site::new("password");
+    let plan = site.plan().set("LOG_LEVEL", "debug");
+    let server = plan.start();
+    put_server(&server, "XF-1");
+    let mut answers = String::new();
+    for target in ["/api/v1/servers", "/api/v1/servers/XF-1"] {
+        answers.push_str(&ask(&server, "GET", target, &[], "").expect(200).text());
+    }
+    for body in [
+        json!({"bmc_address": PASSWORD, "bmc_username": "root", "bmc_password": PASSWORD})
+            .to_string(),
+        json!({"bmc_password": [PASSWORD]}).to_string(),
+        json!({"bmc_username": {PASSWORD: 1}, "bmc_password": PASSWORD}).to_string(),
+        format!("{{\"bmc_password\": \"{PASSWORD}\""),
+    ] {
+        answers.push_str(
+            &ask(&server, "PUT", "/api/v1/servers/XF-1", &[], &body)
+                .expect(400)
+                .text(),
+        );
+    }
+    let moved = json!({"bmc_address": "https://192.0.2.66", "bmc_username": "root"});
+    let refused = ask(
+        &server,
+        "PUT",
+        "/api/v1/servers/XF-1",
+        &[],
+        &moved.to_string(),
+    )
+    .expect(400);
+    assert!(
+        refused.text().contains("bmc_password"),
+        "another address would be told the password"
+    );
+    let kept = json!({"bmc_address": "https://192.0.2.10", "bmc_username": "admin"});
+    ask(
+        &server,
+        "PUT",
+        "/api/v1/servers/XF-1",
+        &[],
+        &kept.to_string(),
+    )
+    .expect(200);
+    let id = made_job(&server, "XF-1");
+    let waiting = wait_for_phase(&server, &id, "await_report");
+    answers.push_str(&waiting.to_string());
+    ask(
+        &server,
+        "POST",
+        &format!("/api/v1/jobs/{id}/cancel"),
+        &[],
+        "",
+    )
+    .expect(200);
+    wait_for_phase(&server, &id, "done");
+    let log = server.log();
+    server.kill();
+    assert!(!answers.contains(PASSWORD) && !log.contains(PASSWORD));
+    let mut files = 0;
+    look_into(site.folder.path(), &mut |path, content| {
+        files += 1;
+        let found = content
+            .windows(PASSWORD.len())
+            .any(|part| part == PASSWORD.as_bytes());
+        assert!(!found, "{} holds the password", path.display());
+    });
+    assert!(files > 3, "only {files} files were looked into");
+
+    std::fs::remove_file(site.path("keys/key")).expect("the key was made");
+    let server = plan.start();
+    assert!(
+        server.log().contains("are to be set again"),
+        "{}",
+        server.log()
+    );
+    let id = made_job(&server, "XF-1");
+    let ended = wait_for_phase(&server, &id, "done");
+    assert_eq!(ended["failed_step"], "validation.server");
+    assert!(ended.to_string().contains("set it again"), "{ended:#}");
+}
+
+fn look_into(folder: &Path, each: &mut impl FnMut(&Path, &[u8])) {
+    for entry in std::fs::read_dir(folder).expect("a folder of ours") {
+        let path = entry.expect("a folder of ours").path();
+        if path.is_dir() {
+            look_into(&path, each);
+        } else {
+            each(&path, &std::fs::read(&path).expect("a file of ours"));
+        }
+    }
+}
+
+#[test]
+fn a_report_needs_the_secret_or_the_former_one() {
+    let site = Site::new("webhook");
+    let server = site.plan().set("WEBHOOK_SECRET_OLD", "former").start();
+    put_server(&server, "XF-1");
+    let success = || json!({"status": "SUCCESS"});
+    for secret in ["wrong", "", "webhook-secre", "webhook-secretx"] {
+        let answer = report(&server, "XF-1", secret, success()).expect(401);
+        assert_eq!(code(&answer), "unauthorized");
+    }
+    assert_eq!(server.counter("webhook_auth_failures_total", &[]), 4);
+    report(&server, "XF-1", SECRET, success()).expect(404);
+    report(&server, "XF-1", SECRET, json!({"status": "done"})).expect(400);
+    report(&server, "XF-1", SECRET, json!([])).expect(400);
+    let id = made_job(&server, "XF-1");
+    report(&server, "XF-1", SECRET, success()).expect(409);
+    wait_for_phase(&server, &id, "await_report");
+    report(
+        &server,
+        "XF-1",
+        SECRET,
+        json!({"status": "success", "job_id": "0b6b2a5e-8c4f-4d27-9e55-1a5b6f2f4c11"}),
+    )
+    .expect(404);
+    let failed = json!({"status": "failed", "failed_step": "partition.service", "delivery_id": "d", "job_id": id});
+    report(&server, "XF-1", "former", failed.clone()).expect(200);
+    assert!(server.log().contains("WEBHOOK_SECRET_OLD"));
+    for _ in 0..50 {
+        let again = report(&server, "XF-1", SECRET, failed.clone()).expect(200);
+        assert_eq!(read(&again)["idempotent"], true);
+    }
+    let ended = wait_for_phase(&server, &id, "done");
+    assert_eq!(
+        (&ended["outcome"], &ended["failed_step"]),
+        (&json!("failed"), &json!("workflow.partition.service"))
+    );
+    let open = Site::new("open-webhook");
+    let server = open
+        .plan()
+        .set("WEBHOOK_SECRET", "")
+        .set("WEBHOOK_ALLOW_UNAUTHENTICATED", "true")
+        .start();
+    report(&server, "XF-1", "", success()).expect(404);
+}
+
+#[test]
+fn the_api_asks_for_a_login_and_who_fails_often_waits() {
+    let site = Site::new("login");
+    let server = site
+        .plan()
+        .set("AUTH_MODE", "basic")
+        .set("BASIC_USER", "ops")
+        .set("BASIC_PASS", "right")
+        .set("RATE_LIMIT_RPM", "1")
+        .set("RATE_LIMIT_BURST", "3")
+        .start();
+    let with = |login: &str| {
+        ask(
+            &server,
+            "GET",
+            "/api/v1/jobs",
+            &[("Authorization", login)],
+            "",
+        )
+    };
+    let anonymous = ask(&server, "GET", "/api/v1/jobs", &[], "").expect(401);
+    let challenge = "Basic realm=\"shoal-provisioner\", charset=\"UTF-8\"";
+    assert_eq!(anonymous.header("www-authenticate"), Some(challenge));
+    ask(&server, "POST", "/api/v1/nothing", &[], "").expect(401);
+    with(&basic("ops", "right")).expect(200);
+    for _ in 0..3 {
+        with(&basic("ops", "wrong")).expect(401);
+    }
+    let waits = with(&basic("ops", "wrong")).expect(429);
+    assert_eq!(
+        (code(&waits).as_str(), waits.header("retry-after")),
+        ("rate_limit_exceeded", Some("60"))
+    );
+    for _ in 0..30 {
+        with(&basic("ops", "right")).expect(200);
+    }
+    report(&server, "XF-1", SECRET, json!({"status": "success"})).expect(404);
+    ask(&server, "GET", "/v2/", &[], "").expect(200);
+    ask(&server, "GET", "/healthz", &[], "").expect(200);
+    drop(server);
+
+    let key = "0123456789abcdef0123456789abcdef";
+    let server = site
+        .plan()
+        .set("AUTH_MODE", "jwt")
+        .set("JWT_SECRET", key)
+        .set("JWT_ISSUER", "me")
+        .start();
+    let with = |token: &str| {
+        let header = format!("Bearer {token}");
+        ask(
+            &server,
+            "GET",
+            "/api/v1/jobs",
+            &[("Authorization", &header)],
+            "",
+        )
+    };
+    let refused = with("x").expect(401);
+    assert_eq!(
+        refused.header("www-authenticate"),
+        Some("Bearer realm=\"shoal-provisioner\"")
+    );
+    let token = |head: &str, claims: &str| {
+        use base64::Engine;
+        let encode = |text: &str| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);
+        let signed = format!("{}.{}", encode(head), encode(claims));
+        format!("{signed}.{}", sign(key, &signed))
+    };
+    let claims = r#"{"sub":"ops","iss":"me","exp":99999999999}"#;
+    with(&token(r#"{"alg":"HS256"}"#, claims)).expect(200);
+    with(&token(r#"{"alg":"none"}"#, claims)).expect(401);
+    with(&token(r#"{"alg":"HS256"}"#, &claims.replace("me", "you"))).expect(401);
+}
+
+#[test]
+fn a_start_that_cannot_be_meant_is_refused_by_name() {
+    let site = Site::new("refused");
+    let refused = |plan: Plan| plan.start_refused().1;
+    let bare = |variable: &str, value: &str| {
+        refused(
+            Plan::new(&site.path("oci"))
+                .set("CONTROLLER_DB", site.text("db"))
+                .set(variable, value),
+        )
+    };
+    assert!(bare("WEBHOOK_SECRET", "x").contains("MAINTENANCE_ISO_URL"));
+    assert!(bare("MAINTENANCE_ISO_URL", "http://h/m.iso").contains("WEBHOOK_SECRET"));
+    assert!(
+        refused(site.plan().set("AUTH_MODE", "ldap"))
+            .contains("AUTH_MODE=ldap: expected none, basic or jwt")
+    );
+    assert!(refused(site.plan().set("AUTH_MODE", "jwt")).contains("JWT_SECRET"));
+    assert!(refused(site.plan().set("AUTH_MODE", "basic")).contains("BASIC_USER"));
+    let short = refused(site.plan().set("JWT_SECRET", "short-secret"));
+    assert!(
+        short.contains("JWT_SECRET=(not shown): expected at least 32 bytes"),
+        "{short}"
+    );
+    std::fs::create_dir_all(site.path("keys")).expect("a folder of ours");
+    std::fs::write(site.path("keys/key"), [7; 32]).expect("a folder of ours");
+    assert!(refused(site.plan()).contains("chmod 600"));
+    std::fs::remove_file(site.path("keys/key")).expect("it is ours");
+    let _running = site.plan().start();
+    let second = Site::new("second");
+    let other = second
+        .plan()
+        .set("CONTROLLER_DB", site.text("db/controller.db"));
+    assert!(refused(other).contains("another process uses this database"));
+}
+
+#[test]
+fn jobs_that_wait_for_their_node_hold_no_worker() {
+    let site = Site::new("workers");
+    let server = site
+        .plan()
+        .set("WORKER_CONCURRENCY", "1")
+        .set("JOB_STUCK_TIMEOUT", "4s")
+        .start();
+    let jobs: Vec<String> = (1..=3)
+        .map(|number| {
+            put_server(&server, &format!("XF-{number}"));
+            made_job(&server, &format!("XF-{number}"))
+        })
+        .collect();
+    for id in &jobs {
+        let ended = wait_for_phase(&server, id, "done");
+        assert_eq!(ended["failed_step"], "webhook.wait");
+    }
+    assert_eq!(site.count("reset"), 6);
+}
+
+/// The contract's promise that matters most: kill -9 after each call that a BMC has answered, and
+/// in the midst of the next.
+#[test]
+fn a_controller_that_is_killed_anywhere_never_resets_or_inserts_twice() {
+    let points: Vec<(usize, u64)> = (0..8)
+        .flat_map(|calls| [(calls, 0), (calls, 120)])
+        .collect();
+    for wave in points.chunks(8) {
+        std::thread::scope(|scope| {
+            for &(calls, after_ms) in wave {
+                scope.spawn(move || live_through_kill(calls, after_ms));
+            }
+        });
+    }
+}
+
+fn live_through_kill(calls: usize, after_ms: u64) {
+    let site = Site::new(&format!("kill-{calls}-{after_ms}"));
+    let plan = site.plan();
+    let server = plan.start();
+    put_server(&server, "XF-1");
+    let id = made_job(&server, "XF-1");
+    let deadline = Instant::now() + PATIENCE;
+    while site.calls().len() < calls.min(5) {
+        assert!(Instant::now() < deadline, "{:?}", site.calls());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if calls >= 5 {
+        wait_for_phase(&server, &id, "await_report");
+        if calls > 5 || after_ms > 0 {
+            report(
+                &server,
+                "XF-1",
+                SECRET,
+                json!({"status": "success", "delivery_id": "d"}),
+            )
+            .expect(200);
+        }
+        while site.calls().len() < calls {
+            assert!(Instant::now() < deadline, "{:?}", site.calls());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    std::thread::sleep(Duration::from_millis(after_ms));
+    server.kill();
+    let server = plan.start();
+    wait_until(&server, &id, "reset or ended", |job| {
+        job["phase"] == "await_report"
+            || job["status"] != "provisioning" && job["status"] != "queued"
+    });
+    report(
+        &server,
+        "XF-1",
+        SECRET,
+        json!({"status": "success", "delivery_id": "d"}),
+    )
+    .expect(200);
+    let ended = wait_for_phase(&server, &id, "done");
+    let calls_made = site.calls();
+    let told = format!("killed after {calls} calls and {after_ms} ms: {calls_made:#?}\n{ended:#}");
+    assert_eq!(ended["outcome"], "succeeded", "{told}");
+    assert_eq!(
+        (site.count("insert CD1"), site.count("insert CD2")),
+        (1, 1),
+        "{told}"
+    );
+    let first_eject = calls_made.iter().position(|call| call.contains("eject"));
+    let (before, after) = calls_made.split_at(first_eject.expect("what was inserted was ejected"));
+    let resets = |calls: &[String]| calls.iter().filter(|call| call.ends_with(" reset")).count();
+    assert!(resets(before) <= 1 && resets(after) <= 1, "{told}");
+    assert_eq!(
+        (site.count("eject CD1"), site.count("eject CD2")),
+        (1, 1),
+        "{told}"
+    );
+}
