@@ -120,8 +120,8 @@ const NOOP_SLOTS: [&str; 2] = ["CD1", "CD2"];
 
 /// No controller at all: each call is logged, takes 200 ms and succeeds; the power is always on.
 ///
-/// With a `record` each call is a line of that file, `serial call arguments`, written before the
-/// call returns. The file is the controller's memory too: what it says was inserted is inserted,
+/// With a `record` each call is a line of that file, `serial call arguments`, written halfway
+/// through the call. The file is the controller's memory too: what it says was inserted is inserted,
 /// also for the next process.
 pub struct Noop {
     serial: String,
@@ -170,15 +170,17 @@ impl Noop {
         // The verb alone: a URL carries its signature.
         let verb = call.split(' ').next().unwrap_or_default();
         tracing::info!(serial = self.serial, call = verb, "noop BMC");
-        thread::sleep(NOOP_DELAY);
+        thread::sleep(NOOP_DELAY / 2);
         let line = format!("{} {call}", self.serial);
         self.remember(&line);
-        let Some(path) = &self.record else {
-            return Ok(());
-        };
-        append(path, &line).map_err(|error| BmcError::Unreachable {
-            message: format!("{}: {error}", path.display()),
-        })
+        if let Some(path) = &self.record {
+            append(path, &line).map_err(|error| BmcError::Unreachable {
+                message: format!("{}: {error}", path.display()),
+            })?;
+        }
+        // A controller has done its work some time before it answers.
+        thread::sleep(NOOP_DELAY / 2);
+        Ok(())
     }
 }
 
