@@ -6,8 +6,8 @@
 //! main ─▶ server ─▶ registry ─▶ store ─▶ hash ─▶ oci
 //!            ├────▶ admin          └───▶ io
 //!            ├────▶ access ─▶ http1
-//!            └────▶ service ─▶ http1, io
-//! check_recipe ─▶ provision ─▶ oci
+//!            ├────▶ service ─▶ http1, io
+//!            └────▶ provision ─▶ access, service, io
 //! main ─▶ pull ─▶ oci, hash, http1
 //! ```
 #![deny(unsafe_code)]

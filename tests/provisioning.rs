@@ -802,3 +802,50 @@ fn live_through_kill(calls: usize, after_ms: u64) {
         "{told}"
     );
 }
+
+#[test]
+fn each_setting_of_media_and_retention_has_its_effect() {
+    let site = Site::new("settings");
+    let plan = |site: &Site| {
+        site.plan()
+            .set("MEDIA_BASE_URL", "http://media.test:81")
+            .set("ESXI_INSTALLER_URL", "http://controller.test/esxi.iso")
+            .set("MEDIA_ENABLE_IP_BIND", "true")
+            .set("TRUSTED_PROXIES", "127.0.0.0/8, ::1")
+            .set("JOB_RETENTION_DAYS", "0")
+    };
+    let server = plan(&site).start();
+    put_server(&server, "XF-1");
+    let esxi = json!({"task_target": "install-esxi.target", "ks_cfg": "vmaccepteula\n"});
+    let body = json!({"server_serial": "XF-1", "recipe": esxi});
+    let made = ask(&server, "POST", "/api/v1/jobs", &[], &body.to_string()).expect(202);
+    let id = read(&made)["job_id"].as_str().expect("an id").to_owned();
+    wait_for_phase(&server, &id, "watch_power");
+    assert_eq!(site.count("insert CD1 http://controller.test/esxi.iso"), 1);
+    let task = format!("insert CD2 http://media.test:81/media/tasks/{id}/");
+    assert_eq!(site.count(&task), 1);
+
+    let path = format!("/media/tasks/{id}/task.iso");
+    let expires = 99_999_999_999_u64;
+    let sig = sign(SIGNING, &format!("GET\n{path}\n{expires}\n10.9.9.9"));
+    let bound = format!("{path}?expires={expires}&sig={sig}&ip=10.9.9.9");
+    ask(&server, "GET", &bound, &[], "").expect(403);
+    let by_proxy = [("X-Forwarded-For", "10.9.9.9")];
+    ask(&server, "GET", &bound, &by_proxy, "").expect(200);
+
+    let cancel = format!("/api/v1/jobs/{id}/cancel");
+    ask(&server, "POST", &cancel, &[], "").expect(200);
+    wait_for_phase(&server, &id, "done");
+    ask(&server, "GET", &bound, &by_proxy, "").expect(200);
+    // Retention counts in whole seconds, and old ISOs are looked for at the start.
+    std::thread::sleep(Duration::from_millis(2100));
+    server.kill();
+    let server = plan(&site).start();
+    let deadline = Instant::now() + PATIENCE;
+    while ask(&server, "GET", &bound, &by_proxy, "").status() != 404 {
+        assert!(Instant::now() < deadline, "the ISO is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!site.path("isos").join(&id).exists());
+    assert_eq!(job(&server, &id)["outcome"], "cancelled");
+}

@@ -182,3 +182,55 @@ fn the_page_is_fresh() {
         "docs/configuration.md is stale: run UPDATE_DOCS=1 cargo test"
     );
 }
+
+#[test]
+fn provisioning_is_off_until_it_has_a_database_and_then_wants_what_it_needs() {
+    assert!(load(&[]).expect("it is valid").config.provision.is_none());
+    let warned = load(&[("WEBHOOK_SECRET", "x")])
+        .expect("it starts")
+        .warnings;
+    assert!(matches!(
+        warned[..],
+        [ConfigWarning::NoEffect {
+            variable: "WEBHOOK_SECRET",
+            ..
+        }]
+    ));
+    let on = [
+        ("CONTROLLER_DB", "/var/lib/shoal/controller.db"),
+        ("MAINTENANCE_ISO_URL", "http://host:8080/m.iso"),
+        ("WEBHOOK_SECRET", "hunter2"),
+    ];
+    let config = load(&on).expect("it is valid").config;
+    assert!(!config.print().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    let provision = config.provision.expect("it is on");
+    assert_eq!(
+        provision.key_file,
+        PathBuf::from("/var/lib/shoal/controller.db.key")
+    );
+    assert_eq!(provision.media.base_url, "http://host:8080");
+    assert_eq!(
+        provision.media.iso_folder,
+        PathBuf::from("/var/lib/shoal/task-isos")
+    );
+    assert_eq!(provision.jobs.workers.get(), 4);
+    assert_eq!(provision.jobs.lease, Duration::from_secs(600));
+    assert_eq!(provision.jobs.stuck_timeout, Duration::from_secs(4 * 3600));
+    assert_eq!(provision.jobs.retention_days, 14);
+    for (name, value) in [
+        ("MAINTENANCE_ISO_URL", "ftp://host/x"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("RATE_LIMIT_RPM", "0"),
+        ("WORKER_CONCURRENCY", "101"),
+        ("JOB_LEASE_TTL", "1s"),
+        ("JOB_RETENTION_DAYS", "-1"),
+        ("AUTH_MODE", "digest"),
+        ("TASK_ISO_DIR", ""),
+    ] {
+        let text = problem(&[(name, value)]);
+        assert!(
+            text.starts_with(&format!("{name}={value}: expected ")),
+            "{text}"
+        );
+    }
+}
