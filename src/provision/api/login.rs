@@ -30,7 +30,7 @@ pub struct Gate {
 
 pub enum Login {
     Open,
-    Basic(Access),
+    Basic(Box<Access>),
     Jwt(JwtConfig),
 }
 

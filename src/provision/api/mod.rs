@@ -79,7 +79,7 @@ impl Api {
                     htpasswd_file: None,
                     anonymous_pull: false,
                 };
-                Login::Basic(Access::open(config, parts.random)?)
+                Login::Basic(Box::new(Access::open(config, parts.random)?))
             }
         };
         Ok(Api {

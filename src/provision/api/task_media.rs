@@ -8,7 +8,7 @@ use crate::http1::{ByteRange, RangeOutcome, ResponseHead, etag_matches, if_range
 use crate::io::{File, Io, Open};
 use crate::provision::job::worker::iso_path;
 use crate::provision::media::{self, Asked};
-use crate::service::{Request, Response};
+use crate::service::{Piece, Request, Response};
 use crate::telemetry::RouteClass;
 
 impl<I: Io + Clone + 'static> Provision<I> {
@@ -68,7 +68,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             RouteClass::Media,
             head,
             file,
-            range,
+            vec![Piece::Range(range)],
             patience,
         ))
     }
