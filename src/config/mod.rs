@@ -6,7 +6,7 @@
 //! operator's business is in `limits.rs`. Nothing here touches a disk, a socket or a clock.
 
 mod page;
-mod provision;
+mod provisioning;
 mod settings;
 mod unavailable;
 mod values;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use page::{help, page};
-pub use provision::{
+pub use provisioning::{
     ApiConfig, ApiLogin, FailedLogins, JobsConfig, JwtConfig, MediaConfig, Network,
     ProvisionConfig, WebhookConfig,
 };

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::provision::{ApiMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url};
+use super::provisioning::{ApiMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url};
 use super::values::{
     ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
 };

@@ -19,9 +19,9 @@ use uuid::Uuid;
 
 use super::machine::{Certainty, Effect, Ending, Entry, Event, Failure, Level, Next, Step};
 use super::perform::{Media, perform};
-use super::store::{Iso, JobRow, Server};
 use crate::config::{JobsConfig, MediaConfig};
 use crate::provision::bmc::{Bmc, Noop};
+use crate::provision::job::store::{Iso, JobRow, Server};
 use crate::provision::mailbox::{AskError, Mailbox};
 use crate::provision::media;
 use crate::provision::recipe;
