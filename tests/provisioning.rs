@@ -521,6 +521,11 @@ fn a_planted_password_is_in_no_file_log_or_answer_and_a_lost_key_says_so() {
     .expect(200);
     wait_for_phase(&server, &id, "done");
     let log = server.log();
+    for file in ["db/controller.db", "db/controller.db-wal", "keys/key"] {
+        assert_eq!(mode_of(&site.path(file)), 0o600, "{file}");
+    }
+    let iso = site.path("isos").join(&id).join("task.iso");
+    assert_eq!(mode_of(&iso), 0o600);
     server.kill();
     assert!(!answers.contains(PASSWORD) && !log.contains(PASSWORD));
     let mut files = 0;
@@ -544,6 +549,13 @@ fn a_planted_password_is_in_no_file_log_or_answer_and_a_lost_key_says_so() {
     let ended = wait_for_phase(&server, &id, "done");
     assert_eq!(ended["failed_step"], "validation.server");
     assert!(ended.to_string().contains("set it again"), "{ended:#}");
+}
+
+fn mode_of(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    let found =
+        std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    found.permissions().mode() & 0o777
 }
 
 fn look_into(folder: &Path, each: &mut impl FnMut(&Path, &[u8])) {

@@ -132,10 +132,9 @@ mod tests {
             std::panic::resume_unwind(Box::new("no"));
         });
         assert!(matches!(failed, Err(AskError::Gone)));
-        assert!(
-            mailbox
-                .ask_blocking(|store| Ok(store.probe()))
-                .expect("an answer")
-        );
+        assert!(!mailbox.is_healthy());
+        let servers = mailbox.ask_blocking(|store| store.servers());
+        assert_eq!(servers.expect("an answer"), []);
+        assert!(mailbox.is_healthy());
     }
 }

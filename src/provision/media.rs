@@ -50,15 +50,14 @@ pub fn task_url(base: &str, job: Uuid, secret: Option<&str>, expires: u64) -> St
     match secret {
         None => format!("{base}{}", path(job)),
         Some(secret) => {
-            let sig = BASE64_URL_SAFE_NO_PAD
-                .encode(mac(secret, job, expires, "").finalize().into_bytes());
+            let sig = sign(secret, job, expires, "");
             format!("{base}/media/tasks/{job}/{expires}-{sig}/task.iso")
         }
     }
 }
 
-/// The signature of the query form, for whoever makes a URL by hand.
-pub fn sign(secret: &str, job: Uuid, expires: u64, ip: &str) -> String {
+/// The signature of both forms; only the query has room for an address.
+fn sign(secret: &str, job: Uuid, expires: u64, ip: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(mac(secret, job, expires, ip).finalize().into_bytes())
 }
 

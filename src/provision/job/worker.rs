@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub struct Parts {
 
 /// The running threads.
 pub struct Workers {
+    mailbox: Mailbox,
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -85,15 +87,22 @@ impl Workers {
             let thread = thread::Builder::new().name(format!("bmc-{number}"));
             threads.push(thread.spawn(work)?);
         }
-        let (parts, ended) = (parts, stopping.clone());
+        let (mailbox, ended) = (parts.mailbox.clone(), stopping.clone());
         let clock = thread::Builder::new().name("provision-clock".to_owned());
         threads.push(clock.spawn(move || keep_time(&parts, &ended))?);
-        Ok(Workers { stopping, threads })
+        Ok(Workers {
+            mailbox,
+            stopping,
+            threads,
+        })
     }
 
     /// Asks the threads to end after the effect that each has under way, and waits for that.
     pub fn stop(self, patience: Duration) {
         self.stopping.store(true, Relaxed);
+        for _ in &self.threads {
+            self.mailbox.wake_workers();
+        }
         let deadline = Instant::now() + patience;
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             if Instant::now() >= deadline {
@@ -430,7 +439,13 @@ pub fn iso_path(root: &Path, job: Uuid) -> PathBuf {
 fn write_iso(folder: &Path, image: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let unfinished = folder.join("task.iso.new");
-    let mut file = fs::File::create(&unfinished)?;
+    // Recipes hold passwords.
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)?;
     file.write_all(image)?;
     file.sync_all()?;
     fs::rename(&unfinished, folder.join("task.iso"))?;
