@@ -854,10 +854,10 @@ fn each_setting_of_media_and_retention_has_its_effect() {
     server.kill();
     let server = plan(&site).start();
     let deadline = Instant::now() + PATIENCE;
-    while ask(&server, "GET", &bound, &by_proxy, "").status() != 404 {
+    while site.path("isos").join(&id).exists() {
         assert!(Instant::now() < deadline, "the ISO is still there");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(!site.path("isos").join(&id).exists());
+    ask(&server, "GET", &bound, &by_proxy, "").expect(404);
     assert_eq!(job(&server, &id)["outcome"], "cancelled");
 }
