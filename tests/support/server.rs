@@ -1,10 +1,12 @@
 //! The real binary as a child process: configured by its environment alone, waited for by
 //! `/readyz`, watched through its log and its metrics, ended by the signal a test chooses.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -237,13 +239,21 @@ pub fn binary() -> PathBuf {
     std::env::var_os("PROVISIONER_CONTROLLER_BIN").map_or_else(|| built.into(), PathBuf::from)
 }
 
-/// An address on which nothing listens. Another process may take it before the server does; the
-/// kernel hands out such ports in turn, so that has to be rather unlucky.
+/// An address on which nothing listens, and that no other test of this process was given: two that
+/// start at once would otherwise now and then talk to one server. Another process may take it before
+/// the server does; the kernel hands out such ports in turn, so that has to be rather unlucky.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
+        if given.insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 fn wait(process: &mut Child, patience: Duration) -> Option<ExitStatus> {
