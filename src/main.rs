@@ -1,5 +1,6 @@
 //! Environment → configuration → [`server::run`] → exit code; or a command that needs no server.
 
+mod bmc_probe;
 mod check_recipe;
 
 use std::io::Write;
@@ -28,14 +29,17 @@ struct Arguments {
 enum Command {
     CheckRecipe(check_recipe::Arguments),
     Pull(pull::Arguments),
+    BmcProbe(bmc_probe::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match &arguments.command {
-        Some(Command::CheckRecipe(arguments)) => return check_recipe::run(arguments),
-        Some(Command::Pull(arguments)) => return pull(arguments),
-        None => {}
+    if let Some(command) = arguments.command {
+        return match command {
+            Command::CheckRecipe(arguments) => check_recipe::run(&arguments),
+            Command::Pull(arguments) => pull(&arguments),
+            Command::BmcProbe(arguments) => bmc_probe::run(arguments),
+        };
     }
     let loaded = match Config::from_env(config::process_environment()) {
         Ok(loaded) => loaded,

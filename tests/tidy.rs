@@ -79,12 +79,20 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("check_recipe", &["provision"]),
+    ("bmc_probe", &["config", "provision"]),
     // A client that shares the binary: it has threads, files and sockets of its own, and of
     // `http1` it wants the dates.
     ("pull", &["oci", "hash", "http1"]),
     (
         "main",
-        &["config", "telemetry", "server", "check_recipe", "pull"],
+        &[
+            "config",
+            "telemetry",
+            "server",
+            "check_recipe",
+            "bmc_probe",
+            "pull",
+        ],
     ),
 ];
 

@@ -36,6 +36,7 @@ pub struct Config {
     pub access: AccessConfig,
     /// `None`: there is no provisioning.
     pub provision: Option<ProvisionConfig>,
+    pub redfish: RedfishConfig,
     /// Settings in effect, in the order of the table, ready to be shown.
     shown: Vec<(&'static str, String)>,
 }
@@ -101,6 +102,17 @@ pub struct GcConfig {
     pub interval: Option<Duration>,
     /// How long something must have been unreachable before it is removed.
     pub grace: Duration,
+}
+
+/// How BMCs are asked.
+#[derive(Debug, Clone)]
+pub struct RedfishConfig {
+    /// For one request with its answer.
+    pub timeout: Duration,
+    /// How often a request is made again that came to nothing.
+    pub retries: u32,
+    /// Take any certificate.
+    pub insecure_tls: bool,
 }
 
 /// Who may use the registry.

@@ -11,7 +11,7 @@ use super::values::{
 };
 use super::{
     AccessConfig, BasicLogin, BasicSecret, Config, ConfigProblem, ConfigWarning, GcConfig,
-    RegistryConfig, ServerConfig, StoreConfig,
+    RedfishConfig, RegistryConfig, ServerConfig, StoreConfig,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -103,6 +103,9 @@ pub(super) struct Values {
     gc_lease: Duration,
     enable_admin: bool,
     provision: ProvisionValues,
+    redfish_timeout: Duration,
+    redfish_retries: u32,
+    redfish_insecure_tls: bool,
 }
 
 impl Values {
@@ -134,6 +137,9 @@ impl Values {
             gc_lease: Duration::ZERO,
             enable_admin: true,
             provision: ProvisionValues::blank(),
+            redfish_timeout: Duration::ZERO,
+            redfish_retries: 0,
+            redfish_insecure_tls: false,
         }
     }
 
@@ -275,6 +281,11 @@ impl Values {
             },
             access,
             provision,
+            redfish: RedfishConfig {
+                timeout: self.redfish_timeout,
+                retries: self.redfish_retries,
+                insecure_tls: self.redfish_insecure_tls,
+            },
             shown,
         }
     }
@@ -900,6 +911,34 @@ pub(super) const SETTINGS: &[Setting] = &[
             .provision
             .noop_record
             .clone()),
+    ),
+    row(
+        "REDFISH_TIMEOUT",
+        "30s",
+        "a duration above 0, such as 30s",
+        "How long a BMC may take for one request and its answer.",
+        apply!(|v, t| v.redfish_timeout = positive(t)?, |v| duration_text(
+            v.redfish_timeout
+        )),
+    ),
+    row(
+        "REDFISH_RETRIES",
+        "5",
+        "a number from 0 to 100",
+        "How often a BMC is asked again; a vendor known to be slow is asked more often.",
+        apply!(
+            |v, t| v.redfish_retries = u32::try_from(whole(t)?).ok().filter(|n| *n <= 100)?,
+            |v| v.redfish_retries.to_string()
+        ),
+    ),
+    row(
+        "REDFISH_INSECURE_TLS",
+        "false",
+        BOOL,
+        "Do not check the certificates of BMCs.",
+        apply!(|v, t| v.redfish_insecure_tls = boolean(t)?, |v| v
+            .redfish_insecure_tls
+            .to_string()),
     ),
 ];
 

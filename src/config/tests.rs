@@ -50,6 +50,9 @@ fn each_setting_has_its_effect() {
         ("REGISTRY_GC_GRACE_PERIOD", "1h"),
         ("REGISTRY_GC_LEASE", "10m"),
         ("ENABLE_ADMIN", "false"),
+        ("REDFISH_TIMEOUT", "45s"),
+        ("REDFISH_RETRIES", "0"),
+        ("REDFISH_INSECURE_TLS", "1"),
     ])
     .expect("all of it is valid");
     assert_eq!(loaded.warnings, []);
@@ -81,6 +84,9 @@ fn each_setting_has_its_effect() {
     assert_eq!(config.gc.grace, Duration::from_secs(3600));
     assert_eq!(config.store.lease, Duration::from_secs(600));
     assert!(!config.server.enable_admin);
+    assert_eq!(config.redfish.timeout, Duration::from_secs(45));
+    assert_eq!(config.redfish.retries, 0);
+    assert!(config.redfish.insecure_tls);
 }
 
 #[test]
@@ -121,6 +127,8 @@ fn a_bad_value_is_named_with_what_would_be_right_and_all_at_once() {
         ("REGISTRY_ALLOW_SPARSE", "yes"),
         ("REGISTRY_MAX_BLOB_SIZE", "-1"),
         ("REGISTRY_READ_TIMEOUT", "0"),
+        ("REDFISH_TIMEOUT", "0"),
+        ("REDFISH_RETRIES", "101"),
     ] {
         assert!(
             problem(&[(name, value)]).starts_with(&format!("{name}={value}: ")),

@@ -55,9 +55,6 @@ pub(super) const UNAVAILABLE: &[Unavailable] = &[
     row("MEDIA_SIGNED_URL_TTL", "30m", MEDIA),
     row("PAYLOAD_URL_ALLOWLIST", "", MEDIA),
     row("REDFISH_MODE", "noop", REDFISH),
-    row("REDFISH_TIMEOUT", "30s", REDFISH),
-    row("REDFISH_RETRIES", "5", REDFISH),
-    row("REDFISH_INSECURE_TLS", "false", REDFISH),
 ];
 
 #[cfg(test)]

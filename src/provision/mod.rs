@@ -2,7 +2,7 @@
 //!
 //! It stands beside the registry and shares port, access and telemetry with it, nothing else.
 //! [`recipe`] judges what is asked for, [`iso`] writes a CD image, [`task_iso`] says which files of a
-//! recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`job`] the job itself,
+//! recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`] how that is asked of a real one, [`job`] the job itself,
 //! [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs URLs;
 //! [`api`] answers requests. [`start`] puts them together.
 //!
@@ -15,6 +15,7 @@ pub mod job;
 pub mod mailbox;
 pub mod media;
 pub mod recipe;
+pub mod redfish;
 pub mod sealed;
 pub mod task_iso;
 
