@@ -19,7 +19,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what the tests need and the machine lacks (Debian packages, two Go programs)
+    /// Install what the tests need and the machine lacks (Debian packages, two Go programs,
+    /// a Python one)
     Setup,
     /// THE test command: set up, then every test there is, real clients included
     Test {
@@ -56,6 +57,11 @@ enum Verb {
     },
     /// Build the program without any shared library, for systems that hold nothing else
     Puller,
+    /// The Redfish client against a BMC of our own and against sushy-tools' emulator
+    Redfish {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+    },
     /// Play the contract scripts to any registry: --against URL
     #[command(disable_help_flag = true)]
     Contract {
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
         Verb::Iso { filter } => suites::iso(filter.as_deref()),
         Verb::Pull { filter } => suites::pull(filter.as_deref()),
         Verb::Puller => suites::puller(),
+        Verb::Redfish { filter } => suites::redfish(filter.as_deref()),
         Verb::Contract { arguments } => contract::run(arguments.into_iter()),
         Verb::Bench { arguments } => bench::run(arguments)
             .map(|status| status.success())

@@ -67,6 +67,12 @@ const GO_PROGRAMS: &[GoProgram] = &[
 const PYTHON_LIBRARY: (&str, &str) = ("oras", "0.2.43");
 /// Its folder beside the Go programs: no library of the system's is changed.
 const PYTHON_FOLDER: &str = "python";
+/// A Redfish BMC to test against, from PyPI, in a folder of its own below the build folder.
+const EMULATOR: &str = "sushy-emulator";
+const EMULATOR_PACKAGE: &str = "sushy-tools";
+const EMULATOR_VERSION: &str = "2.2.0";
+/// The Debian package of the Python that can make such a folder.
+const PYTHON_PACKAGE: &str = "python3-venv";
 
 /// oras 1.3.6 wants this much. From 1.21 on Go fetches a newer self when a module asks for it.
 const GO_WANTED: &str = "Go >= 1.26 (or >= 1.21 with access to the module proxy: it fetches 1.26)";
@@ -97,6 +103,10 @@ pub fn run() -> Result<PathBuf, String> {
     // Debian 12's own Go is too old to be worth an attempt where another is there.
     if !go_programs.is_empty() && find_go().is_none() {
         packages.push("golang-go");
+    }
+    let emulator_is_here = emulator_is_installed(&folder);
+    if !emulator_is_here && !python_makes_folders() {
+        packages.push(PYTHON_PACKAGE);
     }
 
     if !packages.is_empty() {
@@ -136,6 +146,12 @@ pub fn run() -> Result<PathBuf, String> {
         && let Err(problem) = install_python_library(&folder)
     {
         problems.push(problem);
+    }
+    if !emulator_is_here {
+        println!("setup: pip install {EMULATOR_PACKAGE}=={EMULATOR_VERSION}");
+        if let Err(problem) = install_emulator(&folder) {
+            problems.push(problem);
+        }
     }
 
     if problems.is_empty() {
@@ -265,6 +281,55 @@ fn install_python_library(folder: &Path) -> Result<(), String> {
         )),
         Err(error) => Err(format!("Python's {name} is missing: python3: {error}")),
     }
+}
+
+fn emulator_folder() -> PathBuf {
+    target_folder().join(EMULATOR_PACKAGE)
+}
+
+fn python_makes_folders() -> bool {
+    run_quietly(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_some()
+}
+
+fn emulator_is_installed(clients: &Path) -> bool {
+    let version = format!("import importlib.metadata as m; print(m.version('{EMULATOR_PACKAGE}'))");
+    let python = emulator_folder().join("bin/python");
+    let found = run_quietly(Command::new(python).args(["-c", &version]));
+    clients.join(EMULATOR).is_file() && found.is_some_and(|found| found.trim() == EMULATOR_VERSION)
+}
+
+/// Installs the emulator, and a link to it beside the Go programs, where the tests look.
+fn install_emulator(clients: &Path) -> Result<(), String> {
+    let folder = emulator_folder();
+    let succeeds = |command: &mut Command| {
+        let status = command.stdin(std::process::Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let missing = |step: &str| Err(format!("`{EMULATOR}` is missing: {step} failed"));
+    if !succeeds(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&folder),
+    ) {
+        return missing(&format!(
+            "python3 -m venv (Debian package {PYTHON_PACKAGE})"
+        ));
+    }
+    let package = format!("{EMULATOR_PACKAGE}=={EMULATOR_VERSION}");
+    let mut install = Command::new(folder.join("bin/pip"));
+    if !succeeds(install.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        &package,
+    ])) {
+        return missing(&format!("pip install {package}"));
+    }
+    let link = clients.join(EMULATOR);
+    let _ = std::fs::remove_file(&link);
+    std::fs::create_dir_all(clients)
+        .and_then(|()| std::os::unix::fs::symlink(folder.join("bin").join(EMULATOR), &link))
+        .map_err(|error| format!("`{EMULATOR}` is missing: {}: {error}", link.display()))
 }
 
 fn go_that_can_install() -> Result<PathBuf, String> {

@@ -29,6 +29,7 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("task ISO", heavy("task_iso", &clients, None, false));
     tally.run("static build", static_build()?);
     tally.run("puller", heavy("pull", &clients, None, false));
+    tally.run("BMC emulator", heavy("emulator", &clients, None, false));
     Ok(tally.close())
 }
 
@@ -89,6 +90,17 @@ pub fn clients(filter: Option<&str>) -> Result<bool, String> {
     let mut tally = Tally::default();
     tally.run("real clients", heavy("clients", &clients, filter, false));
     tally.run("operator guide", heavy("guide", &clients, filter, false));
+    Ok(tally.close())
+}
+
+/// `cargo x redfish`.
+pub fn redfish(filter: Option<&str>) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    let mut against_ours = cargo(&["test", "--test", "redfish", "--"]);
+    against_ours.args(filter);
+    tally.run("our own BMC", against_ours);
+    tally.run("BMC emulator", heavy("emulator", &clients, filter, false));
     Ok(tally.close())
 }
 

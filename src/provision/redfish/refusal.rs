@@ -29,12 +29,13 @@ impl Refusal {
 pub fn read(body: &Value, known: &[&str]) -> Refusal {
     let error = body.get("error").unwrap_or(&Value::Null);
     let mut refusal = Refusal::default();
-    let mut reasons = Vec::new();
+    let (mut reasons, mut ids) = (Vec::new(), Vec::new());
     for message in list(error, &["@Message.ExtendedInfo"]) {
         let said = text(message, &["Message"]);
         let id = text(message, &["MessageId"]).unwrap_or_default();
         refusal.missing |= id.contains("Missing");
-        reasons.extend(said.or(text(message, &["MessageId"])).map(shown));
+        ids.extend((!id.is_empty()).then(|| shown(id)));
+        reasons.extend(said.map(shown));
         let arguments = list(message, &["MessageArgs"]).filter_map(Value::as_str);
         let related = list(message, &["RelatedProperties"])
             .filter_map(Value::as_str)
@@ -54,9 +55,11 @@ pub fn read(body: &Value, known: &[&str]) -> Refusal {
         let named = known.iter().filter(|property| has_word(said, property));
         refusal.named.extend(named.map(|one| (*one).to_owned()));
     }
-    refusal.reason = match reasons.len() {
+    // Sentences before codes: the codes of most refusals say "general error".
+    let said = if reasons.is_empty() { ids } else { reasons };
+    refusal.reason = match said.len() {
         0 => "without a reason".to_owned(),
-        _ => shown(&reasons.join("; ")),
+        _ => shown(&said.join("; ")),
     };
     refusal
 }
@@ -108,6 +111,16 @@ mod tests {
         );
         assert!(refusal.names_nothing());
         assert_eq!(refusal.reason, "ImageName NotInserted");
+    }
+
+    #[test]
+    fn a_sentence_is_a_better_reason_than_a_code() {
+        let coded = json!([{"MessageId": "Base.1.0.GeneralError"}]);
+        let body =
+            json!({"error": {"message": "404 from the image", "@Message.ExtendedInfo": coded}});
+        assert_eq!(read(&body, KNOWN).reason, "404 from the image");
+        let body = json!({"error": {"@Message.ExtendedInfo": coded}});
+        assert_eq!(read(&body, KNOWN).reason, "Base.1.0.GeneralError");
     }
 
     #[test]
