@@ -164,7 +164,7 @@ impl Insertion {
             return self.with_wanted(refusal);
         }
         let sent = self.beside.iter().map(|(name, _)| *name);
-        let name = sent.filter(|name| refusal.names(name)).last()?;
+        let name = sent.rev().find(|name| refusal.names(name))?;
         let mut next = self.clone();
         next.beside.retain(|(beside, _)| *beside != name);
         next.settled.push(name);
