@@ -66,6 +66,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         origin: arguments.url,
         login: Login::new(&arguments.username, &password),
         vendor: arguments.vendor,
+        serial: None,
     };
     let never = crossbeam::channel::never();
     let mut bmc = Redfish::new(target, &settings, TIME_MAX, never);

@@ -93,6 +93,7 @@ impl Emulator {
             origin: Origin::parse(&format!("http://{}", self.address)).expect("an address"),
             login: Login::new(USER, PASSWORD),
             vendor: None,
+            serial: None,
         };
         Redfish::new(
             target,

@@ -34,6 +34,7 @@ fn target(url: &str, password: &str) -> Target {
         origin: Origin::parse(url).expect("a mock's address"),
         login: Login::new(USER, password),
         vendor: None,
+        serial: None,
     }
 }
 
@@ -176,7 +177,35 @@ fn two_systems_of_one_serial_are_nobody_s_guess() {
 }
 
 #[test]
-fn no_call_but_discovery_works_without_it() {
+fn a_client_for_each_call_finds_its_machine_and_says_nothing_twice() {
+    let mut machine = two_slots();
+    machine.others = vec!["XF-0"];
+    machine.name = "node-7";
+    let bmc = MockBmc::start(machine, Habits::default());
+    let fresh = || {
+        let mut target = target(&bmc.url(), PASSWORD);
+        target.serial = Some("node-7".to_owned());
+        Redfish::new(
+            target,
+            &settings(),
+            Duration::from_secs(20),
+            channel::never(),
+        )
+    };
+    let mut client = fresh();
+    client.discover("node-7").expect("by its name");
+    assert_eq!(codes(&mut client), ["system.other-name"]);
+    let mut client = fresh();
+    client.insert(&slot("CD1"), MAINTENANCE).expect("inserted");
+    assert!(client.take_notes().is_empty());
+    let mut client = fresh();
+    client.reset().expect("reset");
+    assert!(client.take_notes().is_empty());
+    assert_eq!(bmc.count("POST", "/Systems/1/Actions/Reset"), 1);
+}
+
+#[test]
+fn no_machine_is_touched_that_was_not_named() {
     let bmc = MockBmc::start(two_slots(), Habits::default());
     let reset = client(&bmc).reset();
     assert!(matches!(reset, Err(BmcError::Missing { .. })), "{reset:?}");
@@ -747,8 +776,10 @@ fn a_redirect_within_the_bmc_is_followed_and_a_circle_is_not() {
 
 #[test]
 fn broken_and_boundless_answers_are_errors() {
-    let deep = "[".repeat(200_000);
-    let long = format!("{{\"a\": \"{}\"}}", "a".repeat(600 << 10));
+    // But for their size and depth both would do.
+    let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let deep = format!("{{\"PowerState\": \"On\", \"a\": {nested}}}");
+    let long = format!("{{\"PowerState\": \"On\", \"a\": \"{}\"}}", "a".repeat(600 << 10));
     for body in ["", "{", "[]", "null", "<html>busy</html>", &deep, &long] {
         let bmc = MockBmc::start(two_slots(), Habits::default());
         let mut client = found(&bmc);

@@ -67,7 +67,7 @@ impl Channel {
         call_time_max: Duration,
         stop: Receiver<()>,
     ) -> Channel {
-        let mut channel = Channel {
+        Channel {
             http: Http::new(origin.clone(), settings.insecure_tls),
             origin,
             login,
@@ -78,13 +78,7 @@ impl Channel {
             deadline: Instant::now() + call_time_max,
             stop,
             notes: Vec::new(),
-        };
-        if !channel.origin.is_https() {
-            channel.note(Note::PlainHttp);
-        } else if settings.insecure_tls {
-            channel.note(Note::NotVerified);
         }
-        channel
     }
 
     /// From here on the time of a call runs.
@@ -104,6 +98,15 @@ impl Channel {
         let note = note.into();
         if self.notes.len() < NOTES_MAX && !self.notes.contains(&note) {
             self.notes.push(note);
+        }
+    }
+
+    /// What is odd about the way itself.
+    pub fn note_connection(&mut self) {
+        if !self.origin.is_https() {
+            self.note(Note::PlainHttp);
+        } else if self.settings.insecure_tls {
+            self.note(Note::NotVerified);
         }
     }
 

@@ -31,12 +31,16 @@ pub struct Target {
     pub login: Login,
     /// What the operator calls its vendor, which is believed before the BMC.
     pub vendor: Option<String>,
+    /// The machine, for calls before [`discover`](Bmc::discover): after a restart, a job goes on
+    /// where it was.
+    pub serial: Option<String>,
 }
 
-/// A [`Bmc`] over Redfish. [`discover`](Bmc::discover) comes first.
+/// A [`Bmc`] over Redfish.
 pub struct Redfish {
     channel: Channel,
     vendor: Option<String>,
+    serial: Option<String>,
     found: Option<Found>,
 }
 
@@ -69,6 +73,7 @@ impl Redfish {
         Redfish {
             channel,
             vendor: target.vendor,
+            serial: target.serial,
             found: None,
         }
     }
@@ -90,7 +95,21 @@ impl Redfish {
         }))
     }
 
+    /// Finds the machine, and tells what is odd about how it was found.
     fn locate(&mut self, serial: Option<&str>) -> Result<(Value, Option<Value>), Trouble> {
+        self.channel.note_connection();
+        let (system, manager, how) = self.look_for(serial)?;
+        match how {
+            Match::Other(name) => self.channel.note(Note::OtherName { name }),
+            Match::Only { serial: its } if serial.is_some() => {
+                self.channel.note(Note::OnlySystem { serial: its });
+            }
+            Match::SerialNumber | Match::Only { .. } => {}
+        }
+        Ok((system, manager))
+    }
+
+    fn look_for(&mut self, serial: Option<&str>) -> Result<(Value, Option<Value>, Match), Trouble> {
         let (root, _) = self.channel.document(&Link::service_root())?;
         let systems = link(&root, &["Systems"]).ok_or_else(|| missing("list of systems"))?;
         let systems = self.channel.link(systems)?;
@@ -102,7 +121,6 @@ impl Redfish {
         let (index, how) = discovery::choose(serial, &documents)
             .map_err(|none| Trouble::Failed(not_found(serial, none)))?;
         let (place, system) = (places.swap_remove(index), documents.swap_remove(index));
-        self.note_match(serial, how);
         let manager = self.manager(&root, &system)?;
         let mut said = vec![self.vendor.as_deref()];
         said.extend([text(&root, &["Vendor"]), text(&root, &["Product"])]);
@@ -126,18 +144,7 @@ impl Redfish {
             collections,
             slots: BTreeMap::new(),
         });
-        Ok((system, manager))
-    }
-
-    fn note_match(&mut self, serial: Option<&str>, how: Match) {
-        match how {
-            Match::SerialNumber => {}
-            Match::Other(name) => self.channel.note(Note::OtherName { name }),
-            Match::Only { serial: its } if serial.is_some() => {
-                self.channel.note(Note::OnlySystem { serial: its });
-            }
-            Match::Only { .. } => {}
-        }
+        Ok((system, manager, how))
     }
 
     /// The manager of the system; the first one where the system names none.
@@ -159,7 +166,13 @@ impl Redfish {
         unless_absent(self.channel.document(&place)).map(|found| found.map(|(one, _)| one))
     }
 
+    /// What discovery found; silently, where there was none in this process.
     fn found(&mut self) -> Result<&mut Found, Trouble> {
+        if self.found.is_none()
+            && let Some(serial) = self.serial.clone()
+        {
+            self.look_for(Some(&serial))?;
+        }
         let before = "machine yet: discovery comes first";
         self.found.as_mut().ok_or_else(|| missing(before))
     }
@@ -529,6 +542,7 @@ impl Redfish {
 impl Bmc for Redfish {
     fn discover(&mut self, serial: &str) -> Result<Machine, BmcError> {
         self.channel.begin_call();
+        self.serial = Some(serial.to_owned());
         let (system, _) = self.locate(Some(serial))?;
         let own = text(&system, &["SerialNumber"]).map(shown);
         Ok(Machine {
