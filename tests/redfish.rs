@@ -779,7 +779,10 @@ fn broken_and_boundless_answers_are_errors() {
     // But for their size and depth both would do.
     let nested = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let deep = format!("{{\"PowerState\": \"On\", \"a\": {nested}}}");
-    let long = format!("{{\"PowerState\": \"On\", \"a\": \"{}\"}}", "a".repeat(600 << 10));
+    let long = format!(
+        "{{\"PowerState\": \"On\", \"a\": \"{}\"}}",
+        "a".repeat(600 << 10)
+    );
     for body in ["", "{", "[]", "null", "<html>busy</html>", &deep, &long] {
         let bmc = MockBmc::start(two_slots(), Habits::default());
         let mut client = found(&bmc);
