@@ -69,6 +69,12 @@ impl ReadAhead {
     }
 }
 
+/// Lets other threads run before the calling one; a system that refuses is no reason to stop.
+pub fn be_nice(niceness: i32) {
+    // On Linux this is the calling thread alone.
+    let _ = rustix::process::setpriority_process(None, niceness);
+}
+
 /// A fixed number of threads; clones share them.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -86,7 +92,7 @@ impl Pool {
                 .name(name.to_owned())
                 .stack_size(256 << 10)
                 .spawn(move || {
-                    super::uring::be_nice(niceness);
+                    be_nice(niceness);
                     while let Ok(work) = receiver.recv() {
                         // A panic of one piece of work answers its own waiter (the channel closes)
                         // and must not take a thread from all others.

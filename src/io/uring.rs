@@ -91,12 +91,6 @@ pub fn pin_thread(processors: &[usize]) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Lets other threads run before the calling one; a system that refuses is no reason to stop.
-pub fn be_nice(niceness: i32) {
-    // On Linux this is the calling thread alone.
-    let _ = rustix::process::setpriority_process(None, niceness);
-}
-
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_open_files_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -138,7 +138,7 @@ impl RegistryError {
                 upload,
                 offset_bytes: offset,
             } => {
-                head = super::uploads::with_upload_place(head, repository, *upload, *offset);
+                head = super::place::with_upload_place(head, repository, *upload, *offset);
             }
             RegistryError::UploadsBusy => head = head.with("Retry-After", "5"),
             _ => {}

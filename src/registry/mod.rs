@@ -8,6 +8,7 @@ mod catalog;
 pub mod error;
 mod manifests;
 mod page;
+mod place;
 mod referrers;
 pub mod route;
 mod tags;

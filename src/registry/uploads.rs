@@ -7,6 +7,7 @@ use futures_util::future::{Either, select};
 use http::StatusCode;
 
 use super::error::RegistryError;
+use super::place::with_upload_place;
 use super::{Answer, Registry, Taken};
 use crate::http1::{ChunkRange, ResponseHead};
 use crate::io::{Buffer, Io, Moment};
@@ -219,25 +220,6 @@ impl<I: Io> Registry<I> {
         let head = ResponseHead::new(StatusCode::NO_CONTENT);
         Ok(Response::empty(RouteClass::UploadCancel, head))
     }
-}
-
-/// The headers that say where an upload is and how far it has come.
-///
-/// `Range` of an empty session is `0-0`, which one byte has too: `Docker-Upload-Offset` tells
-/// them apart.
-pub(super) fn with_upload_place(
-    head: ResponseHead,
-    repository: &RepositoryName,
-    upload: UploadId,
-    offset_bytes: u64,
-) -> ResponseHead {
-    head.with(
-        "Location",
-        format!("/v2/{repository}/blobs/uploads/{upload}"),
-    )
-    .with("Range", format!("0-{}", offset_bytes.saturating_sub(1)))
-    .with("Docker-Upload-UUID", upload.to_string())
-    .with("Docker-Upload-Offset", offset_bytes.to_string())
 }
 
 /// The repository has the blob.

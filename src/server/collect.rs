@@ -8,8 +8,8 @@ use super::stop::Stop;
 use crate::config::GcConfig;
 use crate::gc::{Collector, Requests};
 use crate::io::Io;
-use crate::io::pool::Pools;
-use crate::io::uring::{self, Driver, UringIo};
+use crate::io::pool::{Pools, be_nice};
+use crate::io::uring::{Driver, UringIo};
 use crate::limits::LONG_POOL_NICENESS;
 use crate::store::{Shared, Store};
 use crate::telemetry::Telemetry;
@@ -29,7 +29,7 @@ impl Collecting {
         // Its names and small files must not stand before those of clients.
         pools.short = pools.long.clone();
         let run = move || {
-            uring::be_nice(LONG_POOL_NICENESS);
+            be_nice(LONG_POOL_NICENESS);
             if let Err(error) = UringIo::run(&driver, pools, |io| self.collect(io)) {
                 tracing::error!(target: "registry_gc", %error, "gc: the collector has failed");
             }

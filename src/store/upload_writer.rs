@@ -66,6 +66,25 @@ impl VerifiedUpload {
 }
 
 impl<I: Io> Store<I> {
+    /// Becomes the writer of an upload, at its durable offset.
+    ///
+    /// Errors: `UploadUnknown`; `UploadBusy` while another writer makes progress;
+    /// `ChunkOutOfOrder`, `TooLarge` and `StorageFull` before anything has changed.
+    pub async fn write_upload(
+        &self,
+        repository: &RepositoryName,
+        id: UploadId,
+        intent: Intent,
+    ) -> Result<UploadWriter<I>, StoreError> {
+        let upload = self.find_upload(repository, id)?;
+        let (lease, durable) = self.take_writer(&upload).await?;
+        let opened = UploadWriter::open(self, id, &upload, &lease, durable, intent).await;
+        if opened.is_err() {
+            upload.release(&lease, self.io.now());
+        }
+        opened
+    }
+
     /// The content that a whole body is said to be, if the store has it. Only for one
     /// of a size that can be written quickly if it breaks off.
     async fn known_content(

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::catalog::{Take, Upload, WriterLease};
 use super::checkpoint::{Checkpoint, session_file};
 use super::layout::UploadId;
-use super::upload_writer::UploadWriter;
 use super::{Store, StoreError};
 use crate::io::{Io, Moment};
 use crate::oci::{Algorithm, Digest, RepositoryName};
@@ -119,27 +118,8 @@ impl<I: Io> Store<I> {
         expired
     }
 
-    /// Becomes the writer of an upload, at its durable offset.
-    ///
-    /// Errors: `UploadUnknown`; `UploadBusy` while another writer makes progress;
-    /// `ChunkOutOfOrder`, `TooLarge` and `StorageFull` before anything has changed.
-    pub async fn write_upload(
-        &self,
-        repository: &RepositoryName,
-        id: UploadId,
-        intent: Intent,
-    ) -> Result<UploadWriter<I>, StoreError> {
-        let upload = self.find_upload(repository, id)?;
-        let (lease, durable) = self.take_writer(&upload).await?;
-        let opened = UploadWriter::open(self, id, &upload, &lease, durable, intent).await;
-        if opened.is_err() {
-            upload.release(&lease, self.io.now());
-        }
-        opened
-    }
-
     /// Waits for the writer's place: until it is free, or its holder can be fenced.
-    async fn take_writer(
+    pub(super) async fn take_writer(
         &self,
         upload: &Arc<Upload>,
     ) -> Result<(Arc<WriterLease>, Checkpoint), StoreError> {
@@ -167,7 +147,7 @@ impl<I: Io> Store<I> {
         }
     }
 
-    fn find_upload(
+    pub(super) fn find_upload(
         &self,
         repository: &RepositoryName,
         id: UploadId,

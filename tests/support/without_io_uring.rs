@@ -1,7 +1,7 @@
 //! Runs a command under a filter that refuses io_uring, to see the server on its fallback:
 //! `cargo run --example without_io_uring -- eperm target/release/provisioner-controller`.
 
-#[path = "../tests/support/kernel.rs"]
+#[path = "kernel.rs"]
 #[allow(dead_code)] // the other half of the file asks about extents
 mod kernel;
 
