@@ -19,7 +19,7 @@ use super::pins::PinnedAt;
 use super::quarantine::{Instant, QUARANTINE_FILE_BYTES_MAX, Quarantine};
 use super::{Shared, Store, StoreError};
 use crate::io::{File, Io, Moment};
-use crate::oci::{Algorithm, Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, RepositoryName};
+use crate::oci::{Algorithm, Digest, MANIFEST_BYTES_MAX, Manifest, RepositoryName};
 
 /// The quarantine, as far as it is read and written here.
 #[derive(Debug, Default)]
@@ -188,22 +188,10 @@ impl<I: Io> Store<I> {
         Ok(contents)
     }
 
-    /// The manifests that a repository serves, and their types.
-    pub(super) async fn manifest_members(
+    pub(super) async fn list_members(
         &self,
         name: &RepositoryName,
-    ) -> Result<Vec<(Digest, MediaType)>, StoreError> {
-        let mut manifests = Vec::new();
-        for digest in self.list_members(name).await? {
-            let member = self.read_member(name, &digest).await?;
-            if let Some(media_type) = member.and_then(|member| member.manifest) {
-                manifests.push((digest, media_type));
-            }
-        }
-        Ok(manifests)
-    }
-
-    async fn list_members(&self, name: &RepositoryName) -> Result<Vec<Digest>, StoreError> {
+    ) -> Result<Vec<Digest>, StoreError> {
         let mut found = Vec::new();
         for algorithm in Algorithm::ALL {
             let folder = self.layout().members(name, algorithm);

@@ -222,11 +222,11 @@ impl<I: Io> Store<I> {
         let Some(member) = self.member(&repository, name, digest).await? else {
             return Ok(false);
         };
-        let Some(media_type) = member.manifest else {
+        if member.manifest.is_none() {
             return Ok(false);
-        };
+        }
         // A note that stays is passed over, so what cannot be read is deleted all the same.
-        let subject = self.subject_of(digest, &media_type).await.ok().flatten();
+        let subject = self.subject_of(name, digest).await.ok().flatten();
         self.load_tags_in_turn(&repository, name).await?;
         let tags = repository.tags_of(digest);
         self.remove_tags(&repository, name, &tags).await?;

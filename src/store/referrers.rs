@@ -6,9 +6,8 @@
 
 use super::layout::Layout;
 use super::{Store, StoreError};
-use crate::io::{File, Io};
-use crate::oci::RepositoryName;
-use crate::oci::{Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, Reference};
+use crate::io::Io;
+use crate::oci::{Descriptor, Digest, Manifest, Reference, RepositoryName};
 
 impl<I: Io> Store<I> {
     /// What may be about `subject` in this repository, in the order of digests, strictly after
@@ -41,17 +40,25 @@ impl<I: Io> Store<I> {
         subject: &Digest,
         digest: &Digest,
     ) -> Result<Option<Descriptor>, StoreError> {
-        let Some(stored) = self.manifest(name, &Reference::Digest(*digest)).await? else {
-            return Ok(None);
-        };
-        // What does not hash to its name any more, or is no manifest, is not listed.
-        let media_type = stored.media_type.to_string();
-        let manifest = Manifest::parse(stored.bytes, Some(&media_type)).ok();
+        let manifest = self.served(name, digest).await?;
         let about = manifest.filter(|manifest| {
             let found = manifest.subject();
             found.is_some_and(|found| found.digest == *subject)
         });
         Ok(about.map(|manifest| manifest.referrer_entry(*digest)))
+    }
+
+    /// The manifest, if the repository serves it and it can be understood.
+    async fn served(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>, StoreError> {
+        let stored = self.manifest(name, &Reference::Digest(*digest)).await?;
+        Ok(stored.and_then(|stored| {
+            let media_type = stored.media_type.to_string();
+            Manifest::parse(stored.bytes, Some(&media_type)).ok()
+        }))
     }
 
     /// Notes what a folder holds that was written before there were notes. Once: it reads every
@@ -63,8 +70,8 @@ impl<I: Io> Store<I> {
             return Ok(());
         }
         for name in self.repositories_with_members().await? {
-            for (digest, media_type) in self.manifest_members(&name).await? {
-                if let Some(subject) = self.subject_of(&digest, &media_type).await? {
+            for digest in self.list_members(&name).await? {
+                if let Some(subject) = self.subject_of(&name, &digest).await? {
                     self.note_referrer(&name, &subject, &digest).await?;
                 }
             }
@@ -72,22 +79,14 @@ impl<I: Io> Store<I> {
         self.write_named(&done, Vec::new()).await
     }
 
-    /// What the manifest `digest` is about, for [`forget_referrer`](Self::forget_referrer): `None`
-    /// also where the content is gone or is no manifest.
+    /// What the manifest `digest` is about, for [`forget_referrer`](Self::forget_referrer).
     pub(super) async fn subject_of(
         &self,
+        name: &RepositoryName,
         digest: &Digest,
-        media_type: &MediaType,
     ) -> Result<Option<Digest>, StoreError> {
-        let Some(content) = self.open_content(digest).await? else {
-            return Ok(None);
-        };
-        let path = self.layout().blob(digest);
-        let read = content.file.read_at(0, MANIFEST_BYTES_MAX).await;
-        let bytes = read.map_err(StoreError::io("read", &path))?;
-        let manifest = Manifest::parse(bytes.into(), Some(media_type.as_ref())).ok();
-        let subject = manifest.and_then(|manifest| manifest.subject().map(|found| found.digest));
-        Ok(subject)
+        let manifest = self.served(name, digest).await?;
+        Ok(manifest.and_then(|manifest| manifest.subject().map(|found| found.digest)))
     }
 
     /// Notes that `referrer` is about `subject`. Durable on return. The caller has the turn.
