@@ -409,8 +409,7 @@ impl Pusher {
             let intent = Intent {
                 offset_bytes: Some(offset),
                 length_bytes: Some((end - start) as u64),
-                algorithm: Some(digest.algorithm()),
-                digest: (start == 0 && end == content.len()).then_some(digest),
+                digest: Some(digest),
             };
             let mut writer = store.write_upload(name, id, intent).await?;
             self.session(|session| session.sent_bytes = session.sent_bytes.max(end as u64));

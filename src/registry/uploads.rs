@@ -34,7 +34,6 @@ impl<I: Io> Registry<I> {
             let intent = Intent {
                 offset_bytes: None,
                 length_bytes: request.body_length(),
-                algorithm: Some(digest.algorithm()),
                 digest: Some(digest),
             };
             let goal = Goal::Finish {
@@ -243,13 +242,11 @@ fn chunk_intent(
     digest: Option<Digest>,
 ) -> Result<(Intent, Option<u64>), RegistryError> {
     let length_bytes = request.body_length();
-    let algorithm = digest.map(|digest| digest.algorithm());
     let Some(value) = request.head.header("content-range") else {
         return Ok((
             Intent {
                 offset_bytes: None,
                 length_bytes,
-                algorithm,
                 digest,
             },
             None,
@@ -270,7 +267,6 @@ fn chunk_intent(
     let intent = Intent {
         offset_bytes: Some(range.first),
         length_bytes,
-        algorithm,
         digest,
     };
     Ok((intent, Some(announced)))

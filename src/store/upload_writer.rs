@@ -210,10 +210,10 @@ impl<I: Io> UploadWriter<I> {
                 .map_err(StoreError::io("truncate", &path))?;
         }
         let mut hasher = restore(&durable.hash, &path)?;
-        if let Some(algorithm) = intent.algorithm
+        if let Some(digest) = intent.digest
             && expected == 0
         {
-            hasher = Hasher::new(&[algorithm]);
+            hasher = Hasher::new(&[digest.algorithm()]);
         }
         let now = store.io.now();
         let mut writer = Self {

@@ -24,9 +24,7 @@ pub struct Intent {
     pub offset_bytes: Option<u64>,
     /// How many it says there are.
     pub length_bytes: Option<u64>,
-    /// The algorithm of the digest it has announced.
-    pub algorithm: Option<Algorithm>,
-    /// The digest that the whole is to have, where these bytes are the whole.
+    /// The digest that it says the whole will have.
     pub digest: Option<Digest>,
 }
 
