@@ -111,7 +111,7 @@ impl Admin {
     /// The answer to a request on the metrics port.
     pub fn answer_metrics<F>(&self, request: &Request) -> Response<F> {
         if request.head.target.path() != "/metrics" {
-            return not_found(request);
+            return not_found();
         }
         let head = ResponseHead::new(StatusCode::OK).with("Content-Type", METRICS_CONTENT_TYPE);
         let body = Bytes::from(self.telemetry.render());
@@ -155,16 +155,11 @@ fn document(report: &Report) -> Bytes {
 }
 
 /// The answer for a path that belongs to nobody.
-pub fn not_found<F>(request: &Request) -> Response<F> {
+pub fn not_found<F>() -> Response<F> {
     let head = ResponseHead::new(StatusCode::NOT_FOUND).with("Content-Type", "application/json");
     let body =
         Bytes::from_static(br#"{"errors":[{"code":"UNSUPPORTED","message":"no such endpoint"}]}"#);
-    let response = Response::bytes(RouteClass::Other, head, body);
-    if request.head.method == Method::HEAD {
-        response.without_payload()
-    } else {
-        response
-    }
+    Response::bytes(RouteClass::Other, head, body)
 }
 
 /// `body` for GET, its head alone for HEAD, and a refusal for the rest.
@@ -175,8 +170,7 @@ fn readable<F>(
     body: Bytes,
 ) -> Response<F> {
     match request.head.method {
-        Method::GET => Response::bytes(route, head, body),
-        Method::HEAD => Response::bytes(route, head, body).without_payload(),
+        Method::GET | Method::HEAD => Response::bytes(route, head, body),
         _ => {
             let head = ResponseHead::new(StatusCode::METHOD_NOT_ALLOWED).with("Allow", "GET, HEAD");
             Response::empty(route, head)

@@ -217,7 +217,7 @@ impl<F> Response<F> {
         self
     }
 
-    /// The same head, no payload: the answer to HEAD.
+    /// The same head, no payload: what becomes of an answer to HEAD. Services need not ask for it.
     pub fn without_payload(mut self) -> Self {
         self.payload = Payload::None;
         self

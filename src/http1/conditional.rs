@@ -2,7 +2,11 @@
 
 use std::time::SystemTime;
 
+use http::Method;
+
 use super::date::parse_http_date;
+use super::head::RequestHead;
+use super::range::{ByteRange, RangeOutcome};
 
 /// Whether an `If-None-Match` or `If-Match` value names `etag`.
 ///
@@ -70,6 +74,22 @@ impl<'a> Iterator for EtagList<'a> {
         self.0 = rest;
         Some((tag.trim_matches([' ', '\t']), is_weak))
     }
+}
+
+/// RFC 9110 13.1.5 and 14.2: the part of a representation that a GET asks for; a HEAD asks for none.
+pub fn wanted_range(head: &RequestHead, etag: &str, size: u64) -> RangeOutcome {
+    if head.method != Method::GET {
+        return RangeOutcome::Whole;
+    }
+    let Some(range) = head.header("range") else {
+        return RangeOutcome::Whole;
+    };
+    if let Some(condition) = head.header("if-range")
+        && !if_range_matches(condition, etag, None)
+    {
+        return RangeOutcome::Whole;
+    }
+    ByteRange::resolve(range, size)
 }
 
 #[cfg(test)]

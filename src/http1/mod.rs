@@ -25,7 +25,7 @@ pub mod response;
 pub mod target;
 
 pub use body::{BodyDecoder, BodyError, BodyFraming, Decoded};
-pub use conditional::{etag_matches, if_range_matches};
+pub use conditional::{etag_matches, if_range_matches, wanted_range};
 pub use date::{http_date, parse_http_date, rfc3339};
 pub use exchange::{After, Exchange, Linger};
 pub use head::{HeadError, HeadScanner, RequestHead, Version};

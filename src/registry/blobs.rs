@@ -7,9 +7,7 @@ use http::{Method, StatusCode};
 
 use super::error::RegistryError;
 use super::{Answer, Registry};
-use crate::http1::{
-    ByteRange, Multipart, RangeOutcome, ResponseHead, etag_matches, http_date, if_range_matches,
-};
+use crate::http1::{Multipart, RangeOutcome, ResponseHead, etag_matches, http_date, wanted_range};
 use crate::io::Io;
 use crate::oci::{Digest, RepositoryName};
 use crate::service::{Piece, Request, Response};
@@ -57,7 +55,7 @@ impl<I: Io> Registry<I> {
             (head, vec![Piece::Range(0..size)])
         };
         let patience = self.config.download_timeout;
-        let (head, pieces) = match wanted_range(request, &etag, size) {
+        let (head, pieces) = match wanted_range(&request.head, &etag, size) {
             RangeOutcome::Unsatisfiable => {
                 let head = describe(StatusCode::RANGE_NOT_SATISFIABLE, CONTENT_TYPE.into())
                     .with("Content-Range", format!("bytes */{size}"));
@@ -86,11 +84,7 @@ impl<I: Io> Registry<I> {
         };
         let response = Response::file(route, head, blob.file, pieces, patience).keeping(pin);
         tracing::debug!(%repository, %digest, bytes = response.length, "blob pull");
-        Ok(if is_head {
-            response.without_payload()
-        } else {
-            response
-        })
+        Ok(response)
     }
 
     /// Opens the blob, and keeps it: for the lease after a HEAD, which says that it is there, and
@@ -146,20 +140,4 @@ fn pieces_of(multipart: Multipart) -> Vec<Piece> {
     let part = |(head, range)| [Piece::Bytes(Bytes::from(head)), Piece::Range(range)];
     let parts = multipart.parts.into_iter().flat_map(part);
     parts.chain([closing]).collect()
-}
-
-/// RFC 9110 13.1.5 and 14.2: the range a GET asks for; a HEAD asks for none.
-fn wanted_range(request: &Request, etag: &str, size: u64) -> RangeOutcome {
-    if request.head.method != Method::GET {
-        return RangeOutcome::Whole;
-    }
-    let Some(range) = request.head.header("range") else {
-        return RangeOutcome::Whole;
-    };
-    if let Some(condition) = request.head.header("if-range")
-        && !if_range_matches(condition, etag, None)
-    {
-        return RangeOutcome::Whole;
-    }
-    ByteRange::resolve(range, size)
 }

@@ -54,12 +54,11 @@ impl<I: Io> Registry<I> {
             return Ok(Response::empty(route, describe(StatusCode::NOT_MODIFIED)));
         }
         tracing::debug!(%repository, %reference, digest = %manifest.digest, "manifest pull");
-        let response = Response::bytes(route, describe(StatusCode::OK), manifest.bytes);
-        Ok(if is_head {
-            response.without_payload()
-        } else {
-            response
-        })
+        Ok(Response::bytes(
+            route,
+            describe(StatusCode::OK),
+            manifest.bytes,
+        ))
     }
 
     /// end-7

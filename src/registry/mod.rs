@@ -68,7 +68,7 @@ impl<I: Io> Registry<I> {
 
     async fn dispatch(&self, request: &Request, route: Route) -> Result<Taken<I>, RegistryError> {
         let answer = match route {
-            Route::Ping => Ok(self.ping(request)),
+            Route::Ping => Ok(self.ping()),
             Route::ListRepositories => self.list_repositories(request).await,
             Route::ListExtensions => Ok(self.list_extensions()),
             Route::GetBlob { repository, digest } => {
@@ -113,14 +113,9 @@ impl<I: Io> Registry<I> {
     }
 
     /// end-1
-    fn ping(&self, request: &Request) -> Answer<I> {
+    fn ping(&self) -> Answer<I> {
         let head = ResponseHead::new(StatusCode::OK).with("Content-Type", "application/json");
-        let response = Response::bytes(RouteClass::Ping, head, Bytes::from_static(b"{}"));
-        if request.head.method == Method::HEAD {
-            response.without_payload()
-        } else {
-            response
-        }
+        Response::bytes(RouteClass::Ping, head, Bytes::from_static(b"{}"))
     }
 
     /// The answer to a refused request; an internal cause goes to the log and nowhere else.
@@ -163,13 +158,7 @@ impl<I: Io> Service<I::File> for Registry<I> {
                 Err(error) => Err(RegistryError::Route(error)),
             },
         };
-        let taken = taken.unwrap_or_else(|error| Intake::Answer(self.refusal(class, error)));
-        match taken {
-            Intake::Answer(response) if head.method == Method::HEAD => {
-                Intake::Answer(response.without_payload())
-            }
-            taken => taken,
-        }
+        taken.unwrap_or_else(|error| Intake::Answer(self.refusal(class, error)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::error::RegistryError;
 use super::uploads::parse_digest;
@@ -54,11 +54,7 @@ impl<I: Io> Registry<I> {
             head = head.with("Link", next_page(repository, &subject, &types, &last));
         }
         let body = Bytes::from(page.index.finish());
-        let response = Response::bytes(RouteClass::Referrers, head, body);
-        Ok(match request.head.method {
-            Method::HEAD => response.without_payload(),
-            _ => response,
-        })
+        Ok(Response::bytes(RouteClass::Referrers, head, body))
     }
 
     async fn referrers_page(

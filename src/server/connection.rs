@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_lock::Semaphore;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 mod body;
 mod payload;
@@ -172,6 +172,10 @@ where
             // Boxed, so that an idle connection does not carry the room a request needs.
             let response = Box::pin(self.respond(&request)).await?;
             let after = match response {
+                // RFC 9110 9.3.2: the head of the GET, and nothing behind it.
+                Some(response) if request.head.method == Method::HEAD => {
+                    Box::pin(self.send(response.without_payload())).await?
+                }
                 Some(response) => Box::pin(self.send(response)).await?,
                 None => return Ok(()),
             };

@@ -32,7 +32,7 @@ impl<I: Io + Clone + 'static> Service<I::File> for MainPort<I> {
         let is_registry = request.head.target.segments().next() == Some("v2");
         match &self.registry {
             Some(registry) if is_registry => registry.begin(request).await,
-            _ => Intake::Answer(admin::not_found(request)),
+            _ => Intake::Answer(admin::not_found()),
         }
     }
 }

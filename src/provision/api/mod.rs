@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use super::mailbox::Mailbox;
@@ -139,13 +139,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
                 Err(error) => Err(of_route(error)),
             },
         };
-        let intake = intake.unwrap_or_else(|error| Intake::Answer(refusal(class, &error)));
-        match intake {
-            Intake::Answer(response) if head.method == Method::HEAD => {
-                Intake::Answer(response.without_payload())
-            }
-            intake => intake,
-        }
+        intake.unwrap_or_else(|error| Intake::Answer(refusal(class, &error)))
     }
 
     /// Nodes and BMCs have secrets of their own; all else asks for a login, unknown paths too.
@@ -299,6 +293,7 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Method;
 
     #[test]
     fn the_document_names_every_route_and_no_other() {

@@ -1,10 +1,10 @@
 //! Task ISOs, as BMCs fetch them: by HEAD, whole, or in ranges, straight from the page cache.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::error::ApiError;
 use super::{Answered, Provision};
-use crate::http1::{ByteRange, RangeOutcome, ResponseHead, etag_matches, if_range_matches};
+use crate::http1::{RangeOutcome, ResponseHead, etag_matches, wanted_range};
 use crate::io::{File, Io, Open};
 use crate::provision::job::worker::iso_path;
 use crate::provision::media::{self, Asked};
@@ -48,7 +48,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             let head = describe(StatusCode::NOT_MODIFIED);
             return Ok(Response::empty(RouteClass::Media, head));
         }
-        let (head, range) = match wanted_range(request, &etag, size) {
+        let (head, range) = match wanted_range(&request.head, &etag, size) {
             RangeOutcome::Unsatisfiable => {
                 let head = describe(StatusCode::RANGE_NOT_SATISFIABLE)
                     .with("Content-Range", format!("bytes */{size}"));
@@ -72,20 +72,4 @@ impl<I: Io + Clone + 'static> Provision<I> {
             patience,
         ))
     }
-}
-
-/// RFC 9110 13.1.5 and 14.2: the range a GET asks for; a HEAD asks for none.
-fn wanted_range(request: &Request, etag: &str, size: u64) -> RangeOutcome {
-    if request.head.method != Method::GET {
-        return RangeOutcome::Whole;
-    }
-    let Some(range) = request.head.header("range") else {
-        return RangeOutcome::Whole;
-    };
-    if let Some(condition) = request.head.header("if-range")
-        && !if_range_matches(condition, etag, None)
-    {
-        return RangeOutcome::Whole;
-    }
-    ByteRange::resolve(range, size)
 }
