@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use page::{help, page};
 pub use provisioning::{
-    ApiConfig, ApiLogin, FailedLogins, JobsConfig, JwtConfig, MediaConfig, Network,
+    ApiConfig, ApiLogin, BmcConfig, FailedLogins, JobsConfig, JwtConfig, MediaConfig, Network,
     ProvisionConfig, WebhookConfig,
 };
 use settings::{SETTINGS, Setting, Values};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::Secret;
-use super::{BasicLogin, BasicSecret, ConfigProblem, ConfigWarning};
+use super::{BasicLogin, BasicSecret, ConfigProblem, ConfigWarning, RedfishConfig};
 
 /// Shorter keys are weaker than the hash (RFC 7518 3.2).
 pub(super) const JWT_SECRET_BYTES_MIN: usize = 32;
@@ -20,8 +20,17 @@ pub struct ProvisionConfig {
     pub webhook: WebhookConfig,
     pub media: MediaConfig,
     pub jobs: JobsConfig,
-    /// Where `noop` BMCs write their calls.
-    pub noop_record: Option<PathBuf>,
+    pub bmcs: BmcConfig,
+}
+
+/// How jobs speak to BMCs.
+#[derive(Debug, Clone)]
+pub enum BmcConfig {
+    /// Not at all; calls are written to `record`.
+    Noop {
+        record: Option<PathBuf>,
+    },
+    Http(RedfishConfig),
 }
 
 /// Who may use the API.
@@ -126,6 +135,12 @@ impl Network {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BmcMode {
+    Noop,
+    Http,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ApiMode {
     None,
     Basic,
@@ -155,6 +170,7 @@ pub(super) struct ProvisionValues {
     pub(super) lease: Duration,
     pub(super) stuck_timeout: Duration,
     pub(super) retention_days: u32,
+    pub(super) bmc_mode: BmcMode,
     pub(super) noop_record: String,
 }
 
@@ -185,6 +201,7 @@ impl ProvisionValues {
             lease: Duration::ZERO,
             stuck_timeout: Duration::ZERO,
             retention_days: 0,
+            bmc_mode: BmcMode::Noop,
             noop_record: String::new(),
         }
     }
@@ -254,6 +271,9 @@ impl ProvisionValues {
             note(&self.webhook_secret, "WEBHOOK_SECRET");
             note(&self.webhook_former_secret, "WEBHOOK_SECRET_OLD");
             note(&self.noop_record, "REDFISH_NOOP_RECORD");
+            if self.bmc_mode == BmcMode::Http {
+                note("http", "REDFISH_MODE");
+            }
         }
     }
 
@@ -262,6 +282,7 @@ impl ProvisionValues {
         self,
         basic_user: &str,
         basic_secret: Option<BasicSecret>,
+        redfish: &RedfishConfig,
     ) -> Option<ProvisionConfig> {
         if !self.is_on() {
             return None;
@@ -311,7 +332,12 @@ impl ProvisionValues {
                 stuck_timeout: self.stuck_timeout,
                 retention_days: self.retention_days,
             },
-            noop_record: given(self.noop_record).map(PathBuf::from),
+            bmcs: match self.bmc_mode {
+                BmcMode::Noop => BmcConfig::Noop {
+                    record: given(self.noop_record).map(PathBuf::from),
+                },
+                BmcMode::Http => BmcConfig::Http(redfish.clone()),
+            },
         })
     }
 }

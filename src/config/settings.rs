@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::provisioning::{ApiMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url};
+use super::provisioning::{
+    ApiMode, BmcMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url,
+};
 use super::values::{
     ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
 };
@@ -238,7 +240,14 @@ impl Values {
             (_, "") => Some(BasicSecret::Password(Secret::new(self.basic_password))),
             _ => Some(BasicSecret::Hash(Secret::new(self.basic_hash))),
         };
-        let provision = self.provision.into_config(&self.basic_user, secret.clone());
+        let redfish = RedfishConfig {
+            timeout: self.redfish_timeout,
+            retries: self.redfish_retries,
+            insecure_tls: self.redfish_insecure_tls,
+        };
+        let provision = self
+            .provision
+            .into_config(&self.basic_user, secret.clone(), &redfish);
         let wants_basic = self.auth_mode == AuthMode::Basic && !self.basic_user.is_empty();
         let basic = secret.filter(|_| wants_basic).map(|secret| BasicLogin {
             user: self.basic_user,
@@ -281,11 +290,7 @@ impl Values {
             },
             access,
             provision,
-            redfish: RedfishConfig {
-                timeout: self.redfish_timeout,
-                retries: self.redfish_retries,
-                insecure_tls: self.redfish_insecure_tls,
-            },
+            redfish,
             shown,
         }
     }
@@ -900,6 +905,26 @@ pub(super) const SETTINGS: &[Setting] = &[
             |v, t| v.provision.retention_days =
                 u32::try_from(whole(t).filter(|days| *days <= 36_500)?).ok()?,
             |v| v.provision.retention_days.to_string()
+        ),
+    ),
+    row(
+        "REDFISH_MODE",
+        "noop",
+        "http or noop",
+        "http: jobs speak to BMCs by Redfish. noop: each call is logged and succeeds.",
+        apply!(
+            |v, t| {
+                v.provision.bmc_mode = match t {
+                    "http" => BmcMode::Http,
+                    "noop" => BmcMode::Noop,
+                    _ => return None,
+                }
+            },
+            |v| match v.provision.bmc_mode {
+                BmcMode::Http => "http",
+                BmcMode::Noop => "noop",
+            }
+            .to_owned()
         ),
     ),
     row(

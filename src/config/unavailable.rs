@@ -42,7 +42,6 @@ const RETENTION: &str = "retention";
 const AUDIT: &str = "the audit log";
 const TLS: &str = "TLS";
 const MEDIA: &str = "task media";
-const REDFISH: &str = "Redfish";
 
 /// Every one, by feature.
 pub(super) const UNAVAILABLE: &[Unavailable] = &[
@@ -54,7 +53,6 @@ pub(super) const UNAVAILABLE: &[Unavailable] = &[
     row("TLS_KEY_FILE", "", TLS),
     row("MEDIA_SIGNED_URL_TTL", "30m", MEDIA),
     row("PAYLOAD_URL_ALLOWLIST", "", MEDIA),
-    row("REDFISH_MODE", "noop", REDFISH),
 ];
 
 #[cfg(test)]

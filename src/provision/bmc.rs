@@ -11,12 +11,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// One machine's controller, as far as a job needs it. Every call is repeatable.
 pub trait Bmc {
     fn discover(&mut self, serial: &str) -> Result<Machine, BmcError>;
     /// The slots for virtual media, in the order of their ids.
     fn media(&mut self) -> Result<Vec<Slot>, BmcError>;
-    fn insert(&mut self, slot: &SlotId, url: &str) -> Result<(), BmcError>;
+    /// Replaces what is in the slot. Gives back how the controller shows the medium, which need not
+    /// be by its URL.
+    fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError>;
     fn eject(&mut self, slot: &SlotId) -> Result<(), BmcError>;
     fn boot_once_from_cd(&mut self) -> Result<(), BmcError>;
     fn reset(&mut self) -> Result<(), BmcError>;
@@ -44,7 +48,7 @@ pub enum Power {
 }
 
 /// The controller's own name of a slot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub String);
 
 impl fmt::Display for SlotId {
@@ -66,7 +70,7 @@ pub enum SlotKind {
 pub struct Slot {
     pub id: SlotId,
     pub kind: SlotKind,
-    /// What is inserted, by its URL.
+    /// What is inserted, as the controller names it; empty where it does not.
     pub image: Option<String>,
 }
 
@@ -210,8 +214,9 @@ impl Bmc for Noop {
         Ok(slots.collect())
     }
 
-    fn insert(&mut self, slot: &SlotId, url: &str) -> Result<(), BmcError> {
-        self.called(&format!("insert {slot} {url}"))
+    fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError> {
+        self.called(&format!("insert {slot} {url}"))?;
+        Ok(url.to_owned())
     }
 
     fn eject(&mut self, slot: &SlotId) -> Result<(), BmcError> {

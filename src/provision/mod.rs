@@ -30,7 +30,7 @@ use crossbeam::channel::bounded;
 use uuid::Uuid;
 
 use crate::access::AccessError;
-use crate::config::ProvisionConfig;
+use crate::config::{BmcConfig, ProvisionConfig};
 use crate::io::uring;
 use crate::telemetry::ProvisionMetrics;
 use api::{Api, ApiParts};
@@ -175,10 +175,12 @@ pub fn start(
         media_patience,
         random: uring::random_key(),
     });
+    let (stopper, stop) = bounded(0);
     let parts = Parts {
         mailbox,
-        bmcs: Bmcs::Noop {
-            record: config.noop_record,
+        bmcs: match config.bmcs {
+            BmcConfig::Noop { record } => Bmcs::Noop { record },
+            BmcConfig::Http(settings) => Bmcs::Redfish { settings, stop },
         },
         key,
         media: config.media,
@@ -186,7 +188,8 @@ pub fn start(
         metrics,
         instance: Uuid::new_v4().to_string(),
     };
-    let workers = Workers::start(Arc::new(parts), woken).map_err(ProvisionError::Thread)?;
+    let workers =
+        Workers::start(Arc::new(parts), woken, stopper).map_err(ProvisionError::Thread)?;
     Ok(Running {
         api: Arc::new(api.map_err(ProvisionError::Access)?),
         workers,

@@ -27,12 +27,18 @@ pub mod wire;
 use std::fs;
 use std::path::Path;
 
-/// Reads every `*.txt` of `folder`, in the order of their names.
+/// No script, but the table that `tests/job_faults.rs` plays.
+const TABLE_OF_JOBS: &str = "jobs";
+
+/// Reads every script of `folder`, in the order of their names.
 ///
 /// Errors: a sentence that names the file, and the line where it does not parse.
 pub fn load_scripts(folder: &Path) -> Result<Vec<script::Script>, String> {
     let mut scripts = Vec::new();
     for (name, text) in read_folder(folder, "txt")? {
+        if name == TABLE_OF_JOBS {
+            continue;
+        }
         let script = script::parse(&name, &text)
             .map_err(|problem| format!("{}/{name}.txt:{problem}", folder.display()))?;
         scripts.push(script);

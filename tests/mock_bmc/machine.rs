@@ -58,6 +58,8 @@ pub struct Machine {
     pub resets: Vec<String>,
     pub insertions: u32,
     pub ejections: u32,
+    /// Every change that was carried out, in order: `insert CD1`, `eject CD2`, `boot`, `reset`.
+    pub changes: Vec<String>,
     /// Other systems of the same BMC, which nobody may touch.
     pub others: Vec<&'static str>,
 }
@@ -76,6 +78,7 @@ impl Machine {
             resets: Vec::new(),
             insertions: 0,
             ejections: 0,
+            changes: Vec::new(),
             others: Vec::new(),
         }
     }
@@ -167,6 +170,7 @@ impl Machine {
         if habits.no_boot_mode && asked["Boot"].get("BootSourceOverrideMode").is_some() {
             return refusal("PropertyNotWritable", "BootSourceOverrideMode");
         }
+        self.changes.push("boot".to_owned());
         for (name, value) in asked["Boot"].as_object().into_iter().flatten() {
             self.boot[name.as_str()] = value.clone();
         }
@@ -179,6 +183,7 @@ impl Machine {
         if habits.refused_resets.contains(&reset) {
             return refusal("ActionParameterNotSupported", "ResetType");
         }
+        self.changes.push("reset".to_owned());
         self.resets.push(reset.to_owned());
         self.power = "On";
         Answer::empty(204)
@@ -227,6 +232,7 @@ impl Machine {
             return Answer::json(400, &json!({"error": {"message": "something is in there"}}));
         }
         self.insertions += 1;
+        self.changes.push(format!("insert {id}"));
         slot.image = image.map(str::to_owned);
         slot.inserted = true;
         slot.hidden_reads = habits.shown_after_reads;
@@ -247,6 +253,7 @@ impl Machine {
             return Answer::json(400, &json!({"error": {"message": "nothing is in there"}}));
         }
         self.ejections += 1;
+        self.changes.push(format!("eject {id}"));
         slot.image = None;
         slot.inserted = false;
         Answer::empty(204)

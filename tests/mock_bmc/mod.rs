@@ -77,10 +77,14 @@ pub enum What {
     Answer(u16, Vec<(&'static str, String)>, String),
     /// It is done, and the connection ends without an answer.
     DoneUnanswered,
+    /// It is done, and the answer says that it failed.
+    DoneFailing(u16),
     /// Nothing is done, and the connection ends without an answer.
     Dropped,
     /// Nothing is done and nothing answered, for so long.
     Hung(Duration),
+    /// It is done, and nothing answered for so long.
+    DoneHung(Duration),
 }
 
 impl Fault {
@@ -210,6 +214,15 @@ fn serve(mut connection: TcpStream, state: &Mutex<State>) {
             Some(What::Hung(time)) => {
                 thread::sleep(time);
                 return;
+            }
+            Some(What::DoneHung(time)) => {
+                state.lock().expect("as above").answer(&request);
+                thread::sleep(time);
+                return;
+            }
+            Some(What::DoneFailing(status)) => {
+                state.lock().expect("as above").answer(&request);
+                Answer::json(status, &json!({"error": {"message": "failed"}}))
             }
             Some(What::Dropped) => return,
             Some(What::DoneUnanswered) => {

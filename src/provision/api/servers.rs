@@ -12,6 +12,7 @@ use crate::config::Secret;
 use crate::http1::ResponseHead;
 use crate::io::Io;
 use crate::provision::job::store::Server;
+use crate::provision::redfish::Origin;
 use crate::service::Response;
 use crate::telemetry::RouteClass;
 
@@ -136,7 +137,7 @@ fn check(serial: String, wanted: Wanted) -> Result<(Server, Option<Secret>), Api
         .ok_or_else(|| {
             wrong(
                 "bmc_address",
-                "expected a URL such as https://192.0.2.10, without user and password",
+                "expected a URL such as https://192.0.2.10, without user, password or path",
             )
         })?;
     let is_text = |text: &String| (1..=TEXT_CHARACTERS_MAX).contains(&text.chars().count());
@@ -168,17 +169,11 @@ fn check(serial: String, wanted: Wanted) -> Result<(Server, Option<Secret>), Api
     Ok((server, wanted.bmc_password.map(Secret::new)))
 }
 
+/// Whether BMCs can be asked there.
 fn is_address(text: &str) -> bool {
-    let rest = text
-        .strip_prefix("https://")
-        .or(text.strip_prefix("http://"));
-    rest.is_some_and(|rest| {
-        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        !host.is_empty()
-            && !host.contains('@')
-            && text.len() <= ADDRESS_CHARACTERS_MAX
-            && text.bytes().all(|byte| byte.is_ascii_graphic())
-    })
+    text.len() <= ADDRESS_CHARACTERS_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && Origin::parse(text).is_ok()
 }
 
 fn shown(server: &Server) -> Value {

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::provision::bmc::{BmcError, Power};
+use crate::provision::bmc::{BmcError, Power, SlotId};
 
 /// From the first look at the BMC to the reset.
 const PREPARATION_SECONDS: u64 = 20 * 60;
@@ -219,6 +219,8 @@ pub enum Event {
     /// The effect of [`Job::next`] is about to be carried out.
     Begun,
     Done,
+    /// A medium is in its slot.
+    Inserted(Inserted),
     /// What [`Effect::LookAtPower`] saw.
     Power(Power),
     Failed(Failure),
@@ -229,6 +231,13 @@ pub enum Event {
     Cancel,
     /// Time has passed.
     Tick,
+}
+
+/// A medium of the job's as the BMC shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inserted {
+    pub slot: SlotId,
+    pub image: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,6 +358,11 @@ pub struct Job {
     due: u64,
     inserted_maintenance: bool,
     inserted_task: bool,
+    /// By these clean-up knows its media again on a BMC that names them in its own way.
+    #[serde(default)]
+    maintenance: Option<Inserted>,
+    #[serde(default)]
+    task: Option<Inserted>,
     reset: bool,
     seen_off: bool,
     up_since: Option<u64>,
@@ -371,6 +385,8 @@ impl Job {
             due: now,
             inserted_maintenance: false,
             inserted_task: false,
+            maintenance: None,
+            task: None,
             reset: false,
             seen_off: false,
             up_since: None,
@@ -397,6 +413,15 @@ impl Job {
 
     pub fn failed_step(&self) -> Option<&str> {
         self.failed_step.as_deref()
+    }
+
+    /// What `effect` inserts or ejects, as the BMC showed it when it was inserted.
+    pub fn inserted(&self, effect: Effect) -> Option<&Inserted> {
+        match effect {
+            Effect::InsertMaintenance | Effect::EjectMaintenance => self.maintenance.as_ref(),
+            Effect::InsertTask | Effect::EjectTask => self.task.as_ref(),
+            _ => None,
+        }
     }
 
     /// When somebody has to look at the job again; `None` when nobody ever has to.
@@ -434,6 +459,16 @@ impl Job {
         match event {
             Event::Begun => self.begin(now),
             Event::Done => self.end_effect(now, Job::advance),
+            Event::Inserted(inserted) => {
+                if self.begun {
+                    match self.phase {
+                        Phase::InsertMaintenance => self.maintenance = Some(inserted),
+                        Phase::InsertTask => self.task = Some(inserted),
+                        _ => {}
+                    }
+                }
+                self.end_effect(now, Job::advance)
+            }
             Event::Power(power) => self.end_effect(now, |job, now| job.saw_power(power, now)),
             Event::Failed(failure) => self.end_effect(now, |job, now| job.fell(failure, now)),
             Event::Interrupted => self.end_effect(now, Job::was_interrupted),
@@ -777,6 +812,10 @@ mod tests {
         prop_oneof![
             6 => Just(Event::Begun),
             4 => Just(Event::Done),
+            1 => Just(Event::Inserted(Inserted {
+                slot: SlotId("CD1".to_owned()),
+                image: "a.iso".to_owned(),
+            })),
             1 => Just(Event::Power(Power::On)),
             1 => Just(Event::Power(Power::Off)),
             1 => Just(failure(Certainty::Refused)),

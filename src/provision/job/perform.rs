@@ -2,13 +2,14 @@
 //!
 //! An image that is in its slot already is not inserted again, so an insertion that was cut short
 //! can be repeated; what belongs to another job that is alive is never replaced, and clean-up
-//! ejects only what the job has inserted.
+//! ejects only what the job has inserted: what bears its URL, or is shown as it was shown when the
+//! job had inserted it.
 
 use std::fmt;
 
 use uuid::Uuid;
 
-use super::machine::{Certainty, Effect, Event, Failure, Step};
+use super::machine::{Certainty, Effect, Event, Failure, Inserted, Step};
 use crate::provision::bmc::{Bmc, BmcError, Slot, SlotKind};
 use crate::provision::media;
 
@@ -17,6 +18,8 @@ pub struct Media<'a> {
     pub job: Uuid,
     pub maintenance_url: &'a str,
     pub task_url: &'a str,
+    /// What the effect is about, if the job has inserted it.
+    pub inserted: Option<&'a Inserted>,
     /// Whether another job that is not complete has this id.
     pub is_alive: &'a dyn Fn(Uuid) -> bool,
 }
@@ -35,8 +38,8 @@ pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_
     let done = match effect {
         Effect::Discover => bmc.discover(serial).map(|_| ()).map_err(Failure::from),
         Effect::BuildIso => Ok(()),
-        Effect::InsertMaintenance => insert(bmc, Place::Maintenance, media),
-        Effect::InsertTask => insert(bmc, Place::Task, media),
+        Effect::InsertMaintenance => return inserted(insert(bmc, Place::Maintenance, media)),
+        Effect::InsertTask => return inserted(insert(bmc, Place::Task, media)),
         Effect::BootOnce => bmc.boot_once_from_cd().map_err(Failure::from),
         Effect::Reset => bmc.reset().map_err(Failure::from),
         Effect::LookAtPower => {
@@ -45,11 +48,18 @@ pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_
                 Err(error) => Event::Failed(error.into()),
             };
         }
-        Effect::EjectTask => eject(bmc, |image| media::job_of(image) == Some(media.job)),
-        Effect::EjectMaintenance => eject(bmc, |image| image == media.maintenance_url),
+        Effect::EjectTask => eject(bmc, media, |image| media::job_of(image) == Some(media.job)),
+        Effect::EjectMaintenance => eject(bmc, media, |image| image == media.maintenance_url),
     };
     match done {
         Ok(()) => Event::Done,
+        Err(failure) => Event::Failed(failure),
+    }
+}
+
+fn inserted(done: Result<Inserted, Failure>) -> Event {
+    match done {
+        Ok(inserted) => Event::Inserted(inserted),
         Err(failure) => Event::Failed(failure),
     }
 }
@@ -60,7 +70,7 @@ enum Place {
     Task,
 }
 
-fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<(), Failure> {
+fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<Inserted, Failure> {
     let slots = bmc.media()?;
     let slot = slot_for(place, &slots)?;
     if let Some(image) = &slot.image {
@@ -70,7 +80,10 @@ fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<(), Fail
             Place::Task => media::job_of(image) == Some(media.job),
         };
         if is_there {
-            return Ok(());
+            return Ok(Inserted {
+                slot: slot.id.clone(),
+                image: image.clone(),
+            });
         }
         let owner = media::job_of(image).filter(|job| *job != media.job);
         if let Some(job) = owner.filter(|job| (media.is_alive)(*job)) {
@@ -83,14 +96,16 @@ fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<(), Fail
                 ),
             });
         }
-        bmc.eject(&slot.id)?;
     }
     let url = match place {
         Place::Maintenance => media.maintenance_url,
         Place::Task => media.task_url,
     };
-    bmc.insert(&slot.id, url)?;
-    Ok(())
+    let image = bmc.insert(&slot.id, url)?;
+    Ok(Inserted {
+        slot: slot.id.clone(),
+        image,
+    })
 }
 
 /// The machine boots from the first CD; the task may stand in a stick as well.
@@ -114,9 +129,15 @@ fn slot_for(place: Place, slots: &[Slot]) -> Result<&Slot, BmcError> {
     })
 }
 
-fn eject(bmc: &mut dyn Bmc, is_ours: impl Fn(&str) -> bool) -> Result<(), Failure> {
+fn eject(
+    bmc: &mut dyn Bmc,
+    media: &Media<'_>,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<(), Failure> {
     for slot in bmc.media()? {
-        if slot.image.as_deref().is_some_and(&is_ours) {
+        let Some(image) = &slot.image else { continue };
+        let is_as_it_was = |ours: &Inserted| ours.slot == slot.id && ours.image == *image;
+        if is_ours(image) || media.inserted.is_some_and(is_as_it_was) {
             bmc.eject(&slot.id)?;
         }
     }
@@ -142,6 +163,8 @@ mod tests {
         inserts: usize,
         ejects: usize,
         resets: usize,
+        /// In place of a medium's URL.
+        shown_as: Option<&'static str>,
     }
 
     struct ProcessEnd;
@@ -160,6 +183,7 @@ mod tests {
                 inserts: 0,
                 ejects: 0,
                 resets: 0,
+                shown_as: None,
             }
         }
 
@@ -196,11 +220,13 @@ mod tests {
             self.call(|bmc| bmc.slots.clone())
         }
 
-        fn insert(&mut self, slot: &SlotId, url: &str) -> Result<(), BmcError> {
+        fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError> {
             self.call(|bmc| {
                 bmc.inserts += 1;
+                let shown = bmc.shown_as.unwrap_or(url).to_owned();
                 let found = bmc.slots.iter_mut().find(|found| found.id == *slot);
-                found.expect("a slot of ours").image = Some(url.to_owned());
+                found.expect("a slot of ours").image = Some(shown.clone());
+                shown
             })
         }
 
@@ -230,14 +256,28 @@ mod tests {
     }
 
     fn perform_here(effect: Effect, bmc: &mut Fragile, alive: bool) -> Event {
+        perform_knowing(effect, bmc, alive, None)
+    }
+
+    fn perform_knowing(
+        effect: Effect,
+        bmc: &mut Fragile,
+        alive: bool,
+        inserted: Option<&Inserted>,
+    ) -> Event {
         let task_url = task_of(JOB);
         let media = Media {
             job: JOB,
             maintenance_url: MAINTENANCE,
             task_url: &task_url,
+            inserted,
             is_alive: &|_| alive,
         };
         perform(effect, bmc, "XF-1", &media)
+    }
+
+    fn is_inserted(event: Event) -> bool {
+        matches!(event, Event::Inserted(_))
     }
 
     /// A job's whole life on a machine where the process ends at the given calls.
@@ -263,7 +303,7 @@ mod tests {
             // As the worker does it: written down, done, written down.
             job.apply(Event::Begun, now).expect("it was offered");
             let performed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                perform_here(effect, bmc, false)
+                perform_knowing(effect, bmc, false, job.inserted(effect))
             }));
             let event = match performed {
                 Ok(event) => event,
@@ -299,14 +339,16 @@ mod tests {
         let left =
             || Fragile::with(&[Some("http://host/old.iso".to_owned()), Some(task_of(OTHER))]);
         let mut bmc = left();
-        assert_eq!(
-            perform_here(Effect::InsertMaintenance, &mut bmc, false),
-            Event::Done
-        );
-        assert_eq!(
-            perform_here(Effect::InsertTask, &mut bmc, false),
-            Event::Done
-        );
+        assert!(is_inserted(perform_here(
+            Effect::InsertMaintenance,
+            &mut bmc,
+            false
+        )));
+        assert!(is_inserted(perform_here(
+            Effect::InsertTask,
+            &mut bmc,
+            false
+        )));
         assert_eq!(
             bmc.images(),
             [Some(MAINTENANCE), Some(task_of(JOB).as_str())]
@@ -339,12 +381,28 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_with_one_slot_is_told_what_it_lacks() {
-        let mut bmc = Fragile::with(&[None]);
+    fn clean_up_knows_its_media_where_the_bmc_shows_them_in_its_own_way() {
+        let mut bmc = Fragile::with(&[None, None]);
+        bmc.shown_as = Some("task.iso");
+        let Event::Inserted(task) = perform_here(Effect::InsertTask, &mut bmc, false) else {
+            panic!("it was not inserted");
+        };
+        bmc.slots[0].image = Some("task.iso".to_owned());
         assert_eq!(
-            perform_here(Effect::InsertMaintenance, &mut bmc, false),
+            perform_knowing(Effect::EjectTask, &mut bmc, false, Some(&task)),
             Event::Done
         );
+        assert_eq!(bmc.images(), [Some("task.iso"), None]);
+    }
+
+    #[test]
+    fn a_machine_with_one_slot_is_told_what_it_lacks() {
+        let mut bmc = Fragile::with(&[None]);
+        assert!(is_inserted(perform_here(
+            Effect::InsertMaintenance,
+            &mut bmc,
+            false
+        )));
         let event = perform_here(Effect::InsertTask, &mut bmc, false);
         assert!(
             matches!(&event, Event::Failed(failure) if failure.message.contains("second slot")),
@@ -355,9 +413,10 @@ mod tests {
             kind: SlotKind::UsbStick,
             image: None,
         });
-        assert_eq!(
-            perform_here(Effect::InsertTask, &mut bmc, false),
-            Event::Done
-        );
+        assert!(is_inserted(perform_here(
+            Effect::InsertTask,
+            &mut bmc,
+            false
+        )));
     }
 }

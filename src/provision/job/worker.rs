@@ -14,18 +14,19 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::machine::{Certainty, Effect, Ending, Entry, Event, Failure, Level, Next, Step};
 use super::perform::{Media, perform};
-use crate::config::{JobsConfig, MediaConfig};
+use crate::config::{JobsConfig, MediaConfig, RedfishConfig};
 use crate::provision::bmc::{Bmc, Noop};
 use crate::provision::job::store::{Iso, JobRow, Server};
 use crate::provision::mailbox::{AskError, Mailbox};
 use crate::provision::media;
 use crate::provision::recipe;
+use crate::provision::redfish::{Login, Origin, Redfish, Target};
 use crate::provision::sealed::SealingKey;
 use crate::provision::task_iso;
 use crate::telemetry::ProvisionMetrics;
@@ -36,6 +37,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 /// How often old ISOs are looked for.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+/// For one effect with all its requests and repetitions; the job tries again after it.
+const CALL_TIME_MAX: Duration = Duration::from_secs(180);
 /// A task's URL is good for all of the job: BMCs open it again for hours.
 const URL_MARGIN_SECONDS: u64 = 3600;
 
@@ -43,12 +46,30 @@ const URL_MARGIN_SECONDS: u64 = 3600;
 pub enum Bmcs {
     /// Not at all; calls are written to a file, if one is given.
     Noop { record: Option<PathBuf> },
+    Redfish {
+        settings: RedfishConfig,
+        /// Disconnected when the program is to stop.
+        stop: Receiver<()>,
+    },
 }
 
 impl Bmcs {
-    fn of(&self, server: &Server) -> Box<dyn Bmc> {
+    /// `Err`: what is wrong with what is known about the server.
+    fn of(&self, server: &Server, password: &str) -> Result<Box<dyn Bmc>, String> {
         match self {
-            Bmcs::Noop { record } => Box::new(Noop::new(&server.serial, record.clone())),
+            Bmcs::Noop { record } => Ok(Box::new(Noop::new(&server.serial, record.clone()))),
+            Bmcs::Redfish { settings, stop } => {
+                let origin = Origin::parse(&server.bmc_address)
+                    .map_err(|error| format!("bmc_address {}: {error}", server.bmc_address))?;
+                let target = Target {
+                    origin,
+                    login: Login::new(&server.bmc_username, password),
+                    vendor: server.vendor.clone(),
+                    serial: Some(server.serial.clone()),
+                };
+                let redfish = Redfish::new(target, settings, CALL_TIME_MAX, stop.clone());
+                Ok(Box::new(redfish))
+            }
         }
     }
 }
@@ -69,12 +90,18 @@ pub struct Parts {
 pub struct Workers {
     mailbox: Mailbox,
     stopping: Arc<AtomicBool>,
+    /// Dropped, it ends the pauses of calls to BMCs.
+    stopper: Sender<()>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
     /// Starts the workers, and the clock that prolongs their leases.
-    pub fn start(parts: Arc<Parts>, woken: Receiver<()>) -> io::Result<Workers> {
+    pub fn start(
+        parts: Arc<Parts>,
+        woken: Receiver<()>,
+        stopper: Sender<()>,
+    ) -> io::Result<Workers> {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for number in 0..parts.jobs.workers.get() {
@@ -93,6 +120,7 @@ impl Workers {
         Ok(Workers {
             mailbox,
             stopping,
+            stopper,
             threads,
         })
     }
@@ -100,6 +128,7 @@ impl Workers {
     /// Asks the threads to end after the effect that each has under way, and waits for that.
     pub fn stop(self, patience: Duration) {
         self.stopping.store(true, Relaxed);
+        drop(self.stopper);
         for _ in &self.threads {
             self.mailbox.wake_workers();
         }
@@ -236,6 +265,11 @@ impl Worker {
                             continue;
                         }
                         let (event, notes) = self.carry_out(effect, &job);
+                        // Cut short by the stop, as by a crash: it may have happened, and the next
+                        // process decides what follows.
+                        if matches!(event, Event::Failed(_)) && stopping.load(Relaxed) {
+                            return Ok(());
+                        }
                         let Some(after) = self.record(&job, event, notes)? else {
                             return Ok(());
                         };
@@ -307,19 +341,15 @@ impl Worker {
             failure(Certainty::Refused, server_step, message)
         })?;
         let context = [server.serial.as_str(), server.bmc_address.as_str()];
-        if self
-            .parts
-            .key
-            .open_sealed(&server.bmc_password, &context)
-            .is_none()
-        {
+        let password = self.parts.key.open_sealed(&server.bmc_password, &context);
+        let Some(password) = password else {
             let message = format!(
                 "the BMC's password was sealed under another key; set it again: PUT \
                  /api/v1/servers/{} with bmc_password",
                 job.serial
             );
             return Err(failure(Certainty::Refused, server_step, message));
-        }
+        };
         if effect == Effect::InsertTask {
             self.check_iso(job)?;
         }
@@ -342,6 +372,7 @@ impl Worker {
             job: job.id,
             maintenance_url,
             task_url: &task_url,
+            inserted: job.machine.inserted(effect),
             // What cannot be asked counts as alive: nothing is taken from it.
             is_alive: &|other| {
                 mailbox
@@ -351,7 +382,8 @@ impl Worker {
                     })
             },
         };
-        let mut bmc = self.parts.bmcs.of(&server);
+        let bmc = self.parts.bmcs.of(&server, password.expose());
+        let mut bmc = bmc.map_err(|message| failure(Certainty::Refused, server_step, message))?;
         let event = perform(effect, bmc.as_mut(), &job.serial, &media);
         notes.extend(
             bmc.take_notes()

@@ -238,14 +238,15 @@ impl Redfish {
         Ok((device, tag))
     }
 
-    fn fill(&mut self, slot: &SlotId, url: &str) -> Result<(), Trouble> {
+    /// Gives back how the BMC shows it.
+    fn fill(&mut self, slot: &SlotId, url: &str) -> Result<String, Trouble> {
         let place = self.place_of(slot)?;
         let mut insertion = Insertion::of(url);
         let (mut by_patch, mut losses, mut ejections) = (false, 0, 0);
         loop {
             let (device, tag) = self.device(&place)?;
             match media::step_to(&device.content, url) {
-                Step::Nothing => return Ok(()),
+                Step::Nothing => return Ok(url.to_owned()),
                 Step::Insert => {}
                 Step::EjectFirst if ejections == EJECTIONS_MAX => {
                     return Err(not_understood(format!(
@@ -310,19 +311,20 @@ impl Redfish {
     }
 
     /// Many BMCs answer before they have fetched anything.
-    fn see_filled(&mut self, place: &Link, slot: &SlotId, url: &str) -> Result<(), Trouble> {
+    fn see_filled(&mut self, place: &Link, slot: &SlotId, url: &str) -> Result<String, Trouble> {
         let content = |document: &Value| Device::read(document).map(|device| device.content);
         let is_filled = |document: &Value| matches!(content(document), Some(Content::Holds { .. }));
         let (filled, document) = self.channel.look_until(place, is_filled)?;
         match content(&document) {
             Some(Content::Holds { image }) if filled => {
-                if let Some(image) = image.filter(|image| image != url) {
+                let image = image.unwrap_or_default();
+                if !image.is_empty() && image != url {
                     self.channel.note(Note::MediaShownDifferently {
                         slot: shown(&slot.0),
                         image: shown_image(&image),
                     });
                 }
-                Ok(())
+                Ok(image)
             }
             _ => Err(not_understood(format!(
                 "it took the order to insert {} and slot {slot} stays empty; can it reach that \
@@ -557,7 +559,7 @@ impl Bmc for Redfish {
         Ok(self.slots()?)
     }
 
-    fn insert(&mut self, slot: &SlotId, url: &str) -> Result<(), BmcError> {
+    fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError> {
         self.channel.begin_call();
         Ok(self.fill(slot, url)?)
     }
