@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::http1::{BodyFraming, RequestHead, ResponseHead};
 use crate::io::Buffer;
-use crate::telemetry::RouteClass;
+use crate::telemetry::{RouteClass, Sending};
 
 /// A request as an application sees it.
 #[derive(Debug)]
@@ -128,6 +128,8 @@ pub enum Payload<F> {
         file: F,
         pieces: Vec<Piece>,
         patience: Duration,
+        /// Told how far it is, and dropped when it has ended.
+        transfer: Option<Sending>,
     },
 }
 
@@ -204,11 +206,20 @@ impl<F> Response<F> {
                 file,
                 pieces,
                 patience,
+                transfer: None,
             },
             route,
             length: Some(length),
             until_sent: None,
         }
+    }
+
+    /// Lists a payload from a file as a transfer while it is sent.
+    pub fn listed_as(mut self, sending: Option<Sending>) -> Self {
+        if let Payload::File { transfer, .. } = &mut self.payload {
+            *transfer = sending;
+        }
+        self
     }
 
     /// Keeps `guard` until the answer has been sent.

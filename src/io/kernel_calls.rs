@@ -1,5 +1,5 @@
-//! The system calls that `rustix` does not offer in a safe form: `cachestat`, `sync_file_range`, and
-//! `mincore` on a mapping that lives as long as the question.
+//! The system calls that `rustix` does not offer in a safe form: `cachestat`, `sync_file_range`,
+//! `TCP_INFO`, and `mincore` on a mapping that lives as long as the question.
 //!
 //! The only file of the crate that may hold `unsafe` (`tests/tidy.rs`). The calls take
 //! plain numbers and a descriptor that is borrowed for their time.
@@ -8,6 +8,8 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::TcpFacts;
 
 /// How many pages of `range` the page cache holds.
 ///
@@ -108,5 +110,84 @@ pub(super) fn sync_file_range(
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// What the kernel knows of a TCP connection. Read at the offsets of `linux/tcp.h`, since it grows with
+/// the kernel and says how much it has written.
+pub(super) fn tcp_facts(socket: BorrowedFd<'_>) -> io::Result<TcpFacts> {
+    const ROUND_TRIP: usize = 68;
+    const RETRANSMITS: usize = 100;
+    const ACKNOWLEDGED: usize = 120;
+    const PEER_WINDOW: usize = 228;
+    let mut info = [0u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `info` during the call, and how many it
+    // wrote into `length`; both are live values of ours.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let known = &info[..(length as usize).min(info.len())];
+    let short = |at: usize| {
+        let bytes = known.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    let long = |at: usize| {
+        let bytes = known.get(at..at + 8)?.try_into().ok()?;
+        Some(u64::from_ne_bytes(bytes))
+    };
+    let facts = || {
+        Some(TcpFacts {
+            acknowledged_bytes: long(ACKNOWLEDGED)?,
+            retransmits: short(RETRANSMITS)?,
+            round_trip_micros: short(ROUND_TRIP)?,
+            window_is_closed: short(PEER_WINDOW).map(|bytes| bytes == 0),
+        })
+    };
+    facts().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_peer_that_does_not_read_closes_its_window_and_one_that_reads_has_confirmed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback");
+        let (mut ours, _) = listener.accept().expect("it has connected");
+        ours.set_nonblocking(true).expect("a socket");
+        let facts = |ours: &TcpStream| tcp_facts(ours.as_fd()).expect("Linux 4.6 or later");
+        let within = Instant::now() + Duration::from_secs(10);
+        let mut sent = 0;
+        while facts(&ours).window_is_closed != Some(true) {
+            match ours.write(&[0; 64 << 10]) {
+                Ok(count) => sent += count as u64,
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+            assert!(Instant::now() < within, "{:?}", facts(&ours));
+        }
+        let blocked = facts(&ours).acknowledged_bytes;
+        assert!(blocked < sent, "{blocked} of {sent}");
+        let mut read = vec![0; sent as usize];
+        peer.read_exact(&mut read).expect("all that was sent");
+        while facts(&ours).acknowledged_bytes < sent {
+            assert!(Instant::now() < within, "{:?}", facts(&ours));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(facts(&ours).window_is_closed, Some(false));
     }
 }

@@ -202,6 +202,18 @@ pub trait File: Clone + 'static {
     fn read_ahead(&self, range: Range<u64>) -> impl Future<Output = io::Result<()>> + 'static;
 }
 
+/// What the kernel knows of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// Bytes that the peer's kernel has confirmed since the connection began.
+    pub acknowledged_bytes: u64,
+    /// Segments sent again since then.
+    pub retransmits: u32,
+    pub round_trip_micros: u32,
+    /// The peer's kernel has no room for more. `None` before Linux 5.4.
+    pub window_is_closed: Option<bool>,
+}
+
 /// A connection's bytes: readiness to wait for, tries that never block.
 ///
 /// A try that cannot make progress fails with `WouldBlock`.
@@ -218,6 +230,8 @@ pub trait Stream: 'static {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
     /// Sends a beginning of `range` straight from the page cache and says how much.
     fn try_send_file(&self, file: &Self::File, range: Range<u64>) -> io::Result<usize>;
+    /// What the kernel knows of the connection, where it knows anything.
+    fn tcp_facts(&self) -> Option<TcpFacts>;
     /// Tells the peer that nothing more will be sent.
     fn shutdown_write(&self) -> io::Result<()>;
 }

@@ -25,7 +25,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::kernel_calls;
 use super::pool::Pools;
-use super::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream};
+use super::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream, TcpFacts};
 
 const PAGE_BYTES: u64 = 4096;
 const BACKLOG: i32 = 4096;
@@ -475,6 +475,10 @@ impl Stream for UringStream {
             Some(&mut offset),
             length,
         )?)
+    }
+
+    fn tcp_facts(&self) -> Option<TcpFacts> {
+        kernel_calls::tcp_facts(self.socket.as_fd()).ok()
     }
 
     fn shutdown_write(&self) -> io::Result<()> {

@@ -13,10 +13,12 @@ use crate::oci::{Digest, RepositoryName};
 use crate::service::{Piece, Request, Response};
 use crate::store::BlobReader;
 use crate::store::promises::DownloadPin;
-use crate::telemetry::RouteClass;
+use crate::telemetry::{Download, LABEL_CHARACTERS_MAX, RouteClass};
 
 type Opened<I> = (BlobReader<<I as Io>::File>, Option<DownloadPin<I>>);
 
+/// By what a client calls its download, for whoever knows what that means. It opens nothing.
+const TRANSFER_LABEL: &str = "shoal-pull-token";
 const CONTENT_TYPE: &str = "application/octet-stream";
 
 impl<I: Io> Registry<I> {
@@ -82,7 +84,15 @@ impl<I: Io> Registry<I> {
             }
             RangeOutcome::Whole => whole(),
         };
-        let response = Response::file(route, head, blob.file, pieces, patience).keeping(pin);
+        let transfer = if is_head {
+            None
+        } else {
+            let listed = || download(request, repository, &digest, size, &pieces);
+            self.metrics.transfer_begun(listed)
+        };
+        let response = Response::file(route, head, blob.file, pieces, patience)
+            .keeping(pin)
+            .listed_as(transfer);
         tracing::debug!(%repository, %digest, bytes = response.length, "blob pull");
         Ok(response)
     }
@@ -132,6 +142,34 @@ impl<I: Io> Registry<I> {
             RouteClass::BlobDelete,
             ResponseHead::new(StatusCode::ACCEPTED),
         ))
+    }
+}
+
+/// As the list of transfers shows it.
+fn download(
+    request: &Request,
+    repository: &RepositoryName,
+    digest: &Digest,
+    blob_bytes: u64,
+    pieces: &[Piece],
+) -> Download {
+    let ranges = || {
+        pieces.iter().filter_map(|piece| match piece {
+            Piece::Range(range) => Some(range),
+            Piece::Bytes(_) => None,
+        })
+    };
+    let label = request.head.header(TRANSFER_LABEL);
+    Download {
+        client: request.client,
+        label: label
+            .filter(|label| label.len() <= LABEL_CHARACTERS_MAX)
+            .map(str::to_owned),
+        repository: repository.to_string(),
+        digest: digest.to_string(),
+        blob_bytes,
+        range: ranges().map(|range| range.start).min().unwrap_or(0)
+            ..ranges().map(|range| range.end).max().unwrap_or(0),
     }
 }
 

@@ -120,6 +120,7 @@ where
         exchange: Exchange::new(),
         unread: Vec::new(),
         client,
+        asked: None,
         has_waited: Cell::new(false),
     };
     async move {
@@ -154,6 +155,8 @@ struct Connection<I: Io, S, V> {
     /// Received and not consumed: the beginning of a head or of a body, or requests to come.
     unread: Vec<u8>,
     client: std::net::IpAddr,
+    /// When the request's head was there, until it is answered.
+    asked: Option<Moment>,
     /// The peer has been waited for, and others had their turn, since the last request.
     has_waited: Cell<bool>,
 }
@@ -212,6 +215,7 @@ where
             match self.exchange.receive_head(&self.unread) {
                 Ok(Some((head, consumed))) => {
                     self.consume(consumed);
+                    self.asked = Some(self.parts.io.now());
                     return Ok(Some(Request {
                         head,
                         client: self.client,

@@ -15,6 +15,7 @@ use prometheus::proto::{
 };
 
 use super::RouteClass;
+use super::transfers::{Download, Sending, TransferList, Transfers};
 
 /// `Content-Type` of [`Telemetry::render`].
 pub const METRICS_CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -65,6 +66,8 @@ families! {
         "How long the last garbage collection took.";
     HTTP_REQUESTS = "http_requests_total" Counter ["route", "code"]
         "Answered requests by what they asked for and by status code.";
+    REQUEST_DURATION = "http_request_duration_seconds" Histogram ["route"]
+        "Time from a request's head to the head of its answer; what it uploads is in it, what it downloads is not.";
     INFLIGHT_UPLOADS = "registry_inflight_uploads" Gauge []
         "Upload bodies being received right now.";
     INFLIGHT_DOWNLOADS = "registry_inflight_downloads" Gauge []
@@ -130,6 +133,12 @@ const COMMIT_BOUNDS_MICROS: [u64; 13] = [
     5_000_000, 10_000_000,
 ];
 
+/// Upper bounds in microseconds: half a millisecond, what a core answers by itself, to 10 s.
+const REQUEST_BOUNDS_MICROS: [u64; 13] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000,
+];
+
 /// Upper bounds in microseconds: 10 ms, a small layer, to an hour, a large image on a slow link.
 const UPLOAD_BOUNDS_MICROS: [u64; 12] = [
     10_000,
@@ -186,12 +195,16 @@ pub struct CoreMetrics {
     uploads: AtomicU64,
     downloads: AtomicU64,
     requests: [[AtomicU64; CODES.len() + 1]; RouteClass::ALL.len()],
+    answers: [Durations; RouteClass::ALL.len()],
     commit: Durations,
     upload: Durations,
+    /// This core's number.
+    index: usize,
+    transfers: TransferList,
 }
 
 impl CoreMetrics {
-    fn new() -> Self {
+    fn new(index: usize) -> Self {
         CoreMetrics {
             bytes_received: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
@@ -200,8 +213,11 @@ impl CoreMetrics {
             downloads: AtomicU64::new(0),
             requests: [const { [const { AtomicU64::new(0) }; CODES.len() + 1] };
                 RouteClass::ALL.len()],
+            answers: std::array::from_fn(|_| Durations::new(&REQUEST_BOUNDS_MICROS)),
             commit: Durations::new(&COMMIT_BOUNDS_MICROS),
             upload: Durations::new(&UPLOAD_BOUNDS_MICROS),
+            index,
+            transfers: TransferList::default(),
         }
     }
 
@@ -218,6 +234,28 @@ impl CoreMetrics {
     /// Counts an answered request under its route and its status code.
     pub fn answered(&self, route: RouteClass, status: u16) {
         self.requests[route.index()][code_index(status)].fetch_add(1, Relaxed);
+    }
+
+    /// An answer was ready this long after the request's head.
+    pub fn answer_took(&self, route: RouteClass, took: Duration) {
+        self.answers[route.index()].observe(took);
+    }
+
+    /// Lists a download until the returned value is dropped; `None` while nobody looks at the list,
+    /// and then `download` is not asked either.
+    #[must_use = "the download is listed only while this lives"]
+    pub fn transfer_begun(
+        self: &Arc<Self>,
+        download: impl FnOnce() -> Download,
+    ) -> Option<Sending> {
+        self.transfers.is_kept().then(|| {
+            let transfer = self.transfers.begin(self.index, download());
+            Sending::new(transfer, self.clone())
+        })
+    }
+
+    pub(super) fn transfers(&self) -> &TransferList {
+        &self.transfers
     }
 
     /// Counts a connection as open until the returned value is dropped.
@@ -353,7 +391,9 @@ impl Telemetry {
     /// Counters for `cores` cores, all zero.
     pub fn new(cores: usize) -> Self {
         Telemetry {
-            cores: (0..cores).map(|_| Arc::new(CoreMetrics::new())).collect(),
+            cores: (0..cores)
+                .map(|index| Arc::new(CoreMetrics::new(index)))
+                .collect(),
             storage_bytes: AtomicU64::new(0),
             blob_count: AtomicU64::new(0),
             gc_blobs_deleted: AtomicU64::new(0),
@@ -376,7 +416,12 @@ impl Telemetry {
     /// Counters for connections that are not the data plane's, such as those of the scrape
     /// itself; on no page.
     pub fn unlisted(&self) -> Arc<CoreMetrics> {
-        Arc::new(CoreMetrics::new())
+        Arc::new(CoreMetrics::new(self.cores.len()))
+    }
+
+    /// The downloads of all cores, which are listed from now on.
+    pub fn transfers(&self) -> Transfers {
+        Transfers::new(self.cores.clone())
     }
 
     /// Sets what is stored, as counted by the store.
@@ -430,10 +475,17 @@ impl Telemetry {
             ),
             single(&GC_DURATION, seconds(self.gc_duration_micros.load(Relaxed))),
             family(&HTTP_REQUESTS, self.requests_by_code()),
+            family(&REQUEST_DURATION, self.answer_durations()),
             single(&INFLIGHT_UPLOADS, self.inflight_uploads() as f64),
             single(&INFLIGHT_DOWNLOADS, self.inflight_downloads() as f64),
-            self.histogram(&UPLOAD_DURATION, &UPLOAD_BOUNDS_MICROS, |core| &core.upload),
-            self.histogram(&COMMIT_DURATION, &COMMIT_BOUNDS_MICROS, |core| &core.commit),
+            family(
+                &UPLOAD_DURATION,
+                vec![self.over_cores(&UPLOAD_DURATION, |core| &core.upload)],
+            ),
+            family(
+                &COMMIT_DURATION,
+                vec![self.over_cores(&COMMIT_DURATION, |core| &core.commit)],
+            ),
             self.provision.family(&JOBS, &self.provision.jobs),
             self.provision.family(&WEBHOOKS, &self.provision.webhooks),
             single(
@@ -524,30 +576,51 @@ impl Telemetry {
         family(row, all)
     }
 
-    fn histogram(
-        &self,
-        row: &Family,
-        bounds_micros: &[u64],
-        field: fn(&CoreMetrics) -> &Durations,
-    ) -> MetricFamily {
-        let mut buckets = Vec::with_capacity(bounds_micros.len());
-        let mut cumulative = 0;
-        for (slot, bound) in bounds_micros.iter().enumerate() {
-            cumulative += self.sum(|core| &field(core).counts[slot]);
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(seconds(*bound));
-            bucket.set_cumulative_count(cumulative);
-            buckets.push(bucket);
-        }
-        let above = self.sum(|core| &field(core).counts[bounds_micros.len()]);
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(cumulative + above);
-        histogram.set_sample_sum(seconds(self.sum(|core| &field(core).sum_micros)));
-        let mut metric = Metric::default();
-        metric.set_histogram(histogram);
-        family(row, vec![metric])
+    /// Only routes that were asked for.
+    fn answer_durations(&self) -> Vec<Metric> {
+        let routes = RouteClass::ALL.into_iter();
+        let all = routes.map(|route| {
+            let durations = self.cores.iter().map(|core| &core.answers[route.index()]);
+            histogram(&REQUEST_DURATION, vec![route.label().to_owned()], durations)
+        });
+        all.filter(|metric| metric.get_histogram().get_sample_count() > 0)
+            .collect()
     }
+
+    fn over_cores(&self, row: &Family, field: fn(&CoreMetrics) -> &Durations) -> Metric {
+        let cores = self.cores.iter();
+        histogram(row, Vec::new(), cores.map(|core| field(core)))
+    }
+}
+
+/// One series from durations that were kept apart, at least one of them.
+fn histogram<'a>(
+    row: &Family,
+    labels: Vec<String>,
+    parts: impl Iterator<Item = &'a Durations>,
+) -> Metric {
+    let parts: Vec<&Durations> = parts.collect();
+    let sum = |field: &dyn Fn(&Durations) -> &AtomicU64| -> u64 {
+        parts.iter().map(|part| field(part).load(Relaxed)).sum()
+    };
+    let bounds_micros = parts.first().map_or(&[][..], |part| part.bounds_micros);
+    let mut buckets = Vec::with_capacity(bounds_micros.len());
+    let mut cumulative = 0;
+    for (slot, bound) in bounds_micros.iter().enumerate() {
+        cumulative += sum(&|part| &part.counts[slot]);
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(seconds(*bound));
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    let above = sum(&|part| &part.counts[bounds_micros.len()]);
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(cumulative + above);
+    histogram.set_sample_sum(seconds(sum(&|part| &part.sum_micros)));
+    let mut metric = Metric::from_label(pairs(row, labels));
+    metric.set_histogram(histogram);
+    metric
 }
 
 fn seconds(micros: u64) -> f64 {
@@ -571,8 +644,8 @@ fn single(row: &Family, value: f64) -> MetricFamily {
     family(row, vec![series(row, Vec::new(), value)])
 }
 
-/// One series; `values` belong to the row's labels in order.
-fn series(row: &Family, values: Vec<String>, value: f64) -> Metric {
+/// `values` belong to the row's labels in order.
+fn pairs(row: &Family, values: Vec<String>) -> Vec<LabelPair> {
     assert_eq!(row.labels.len(), values.len(), "{}", row.name);
     let labels = row.labels.iter().zip(values).map(|(name, value)| {
         let mut pair = LabelPair::default();
@@ -580,7 +653,12 @@ fn series(row: &Family, values: Vec<String>, value: f64) -> Metric {
         pair.set_value(value);
         pair
     });
-    let mut metric = Metric::from_label(labels.collect());
+    labels.collect()
+}
+
+/// One series; `values` belong to the row's labels in order.
+fn series(row: &Family, values: Vec<String>, value: f64) -> Metric {
+    let mut metric = Metric::from_label(pairs(row, values));
     if row.kind == Kind::Counter {
         let mut counter = Counter::default();
         counter.set_value(value);
@@ -635,6 +713,34 @@ mod tests {
         assert_eq!(value(&text, core), 2.0);
         let other = r#"http_requests_total{route="other",code="other"}"#;
         assert_eq!(value(&text, other), 1.0);
+    }
+
+    #[test]
+    fn an_answer_is_timed_under_its_route_over_all_cores() {
+        let telemetry = Telemetry::new(2);
+        telemetry
+            .core(0)
+            .answer_took(RouteClass::Jobs, Duration::from_millis(3));
+        telemetry
+            .core(1)
+            .answer_took(RouteClass::Jobs, Duration::from_millis(90));
+        let text = telemetry.render();
+        let name = "http_request_duration_seconds";
+        let below = |bound: &str| {
+            value(
+                &text,
+                &format!("{name}_bucket{{route=\"jobs\",le=\"{bound}\"}}"),
+            )
+        };
+        assert_eq!(
+            (below("0.0025"), below("0.005"), below("0.1")),
+            (0.0, 1.0, 2.0)
+        );
+        assert_eq!(
+            value(&text, &format!("{name}_sum{{route=\"jobs\"}}")),
+            0.093
+        );
+        assert!(!text.contains("route=\"servers\""));
     }
 
     #[test]

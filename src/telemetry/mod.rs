@@ -8,7 +8,11 @@ pub mod log;
 mod metrics;
 mod page;
 mod route_class;
+mod transfers;
 
 pub use metrics::{CoreMetrics, InFlight, METRICS_CONTENT_TYPE, ProvisionMetrics, Telemetry};
 pub use page::page;
 pub use route_class::RouteClass;
+pub use transfers::{
+    Download, LABEL_CHARACTERS_MAX, Look, PathFacts, Sending, Transfer, Transfers,
+};

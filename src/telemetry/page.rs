@@ -27,8 +27,8 @@ pub fn page() -> String {
         ));
     }
     page.push_str(
-        "\nA series of `http_requests_total` and `controller_core_requests_total` appears with its \
-         first request; every other family is complete from the first scrape. The values of \
+        "\nA series of `http_requests_total`, `http_request_duration_seconds` and \
+         `controller_core_requests_total` appears with its first request; every other family is complete from the first scrape. The values of \
          `route`:\n\n",
     );
     let routes: Vec<String> = super::RouteClass::ALL
@@ -66,6 +66,9 @@ mod tests {
     fn every_rendered_family_is_on_the_page_and_every_row_is_rendered() {
         let telemetry = Telemetry::new(1);
         telemetry.core(0).answered(RouteClass::Ping, 200);
+        telemetry
+            .core(0)
+            .answer_took(RouteClass::Ping, std::time::Duration::ZERO);
         telemetry.set_disk_free("/srv", 1);
         let text = telemetry.render();
         let rendered: Vec<&str> = text

@@ -11,7 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use provisioner_controller::io::{Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream};
+use provisioner_controller::io::{
+    Buffer, Entry, File, Io, Listener, Moment, Open, Stat, Stream, TcpFacts,
+};
 
 use super::Inner;
 use super::disk::{self, Disk, NodeId, Outcome, Trouble};
@@ -328,6 +330,10 @@ impl Stream for SimulatedStream {
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         self.stream
             .try_write(disk.content(file.node, range.start, length))
+    }
+
+    fn tcp_facts(&self) -> Option<TcpFacts> {
+        None
     }
 
     fn shutdown_write(&self) -> io::Result<()> {

@@ -4,14 +4,15 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Connection, Over, yield_now};
+use super::{Connection, Over, Waited, yield_now};
 use crate::http1::After;
 use crate::io::{File, Io, Stream};
 use crate::limits::{
-    ANSWER_PATIENCE, HEAD_READ_BYTES, READ_AHEAD_BYTES, RESIDENCE_TRUSTED, SEND_STEP_BYTES,
-    SEND_STEPS_PER_TURN,
+    ANSWER_PATIENCE, HEAD_READ_BYTES, PATH_LOOK_INTERVAL, READ_AHEAD_BYTES, RESIDENCE_TRUSTED,
+    SEND_STEP_BYTES, SEND_STEPS_PER_TURN,
 };
 use crate::service::{Payload, Piece, Response, Service};
+use crate::telemetry::{PathFacts, Sending};
 
 impl<I, S, V> Connection<I, S, V>
 where
@@ -38,6 +39,10 @@ where
             .answer(&head, length, &self.parts.date(), &mut out);
         // Counted before it is sent: who has read an answer finds it counted.
         self.parts.metrics.answered(route, status.as_u16());
+        if let Some(asked) = self.asked.take() {
+            let took = self.parts.io.now().since(asked);
+            self.parts.metrics.answer_took(route, took);
+        }
         match payload {
             Payload::None => self.write_all(&out, ANSWER_PATIENCE).await?,
             Payload::Bytes(bytes) => {
@@ -53,6 +58,7 @@ where
                 file,
                 pieces,
                 patience,
+                transfer,
             } => {
                 let _in_flight = self.parts.metrics.download_begun();
                 self.write_all(&out, ANSWER_PATIENCE).await?;
@@ -60,7 +66,10 @@ where
                 for piece in pieces {
                     match piece {
                         Piece::Bytes(bytes) => self.write_all(&bytes, patience).await?,
-                        Piece::Range(range) => self.send_file(&file, range, patience).await?,
+                        Piece::Range(range) => {
+                            let transfer = transfer.as_ref();
+                            self.send_file(&file, range, patience, transfer).await?;
+                        }
                     }
                 }
             }
@@ -75,6 +84,7 @@ where
         file: &I::File,
         range: Range<u64>,
         patience: Duration,
+        transfer: Option<&Sending>,
     ) -> Result<(), Over> {
         let mut offset = range.start;
         // What lies before it is in memory; the window behind it is perhaps being read.
@@ -105,6 +115,9 @@ where
                 Ok(sent) => {
                     offset += sent as u64;
                     self.parts.metrics.sent(sent as u64);
+                    if let Some(transfer) = transfer {
+                        transfer.sent(sent as u64);
+                    }
                     steps += 1;
                     if steps == SEND_STEPS_PER_TURN {
                         steps = 0;
@@ -114,7 +127,7 @@ where
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     steps = 0;
                     let waiting = self.parts.io.now();
-                    self.wait_writable(patience).await?;
+                    self.wait_for_taker(patience, transfer).await?;
                     if self.parts.io.now().since(waiting) > RESIDENCE_TRUSTED {
                         (resident_end, underway) = (offset, None);
                     }
@@ -124,6 +137,37 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Waits until the client takes more, and says in the list of transfers what is known of the way
+    /// to one that takes long.
+    async fn wait_for_taker(
+        &self,
+        patience: Duration,
+        transfer: Option<&Sending>,
+    ) -> Result<(), Over> {
+        let Some(transfer) = transfer else {
+            return self.wait_writable(patience).await;
+        };
+        let deadline = self.parts.io.now() + patience;
+        loop {
+            let look = deadline.min(self.parts.io.now() + PATH_LOOK_INTERVAL);
+            match self.either(self.stream.writable(), look).await? {
+                Waited::Ready => return Ok(()),
+                Waited::TooLong | Waited::Stopping if self.parts.io.now() >= deadline => {
+                    return Err(Over);
+                }
+                Waited::TooLong | Waited::Stopping => {}
+            }
+            if let Some(facts) = self.stream.tcp_facts() {
+                transfer.waits(PathFacts {
+                    acknowledged_bytes: facts.acknowledged_bytes,
+                    retransmits: facts.retransmits,
+                    round_trip_micros: facts.round_trip_micros,
+                    window_is_closed: facts.window_is_closed,
+                });
+            }
+        }
     }
 
     pub(super) async fn write_all(&mut self, bytes: &[u8], patience: Duration) -> Result<(), Over> {
