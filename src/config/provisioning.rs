@@ -89,6 +89,8 @@ pub struct JobsConfig {
     pub lease: Duration,
     /// How long a node may take to report.
     pub stuck_timeout: Duration,
+    /// How long a pull may be silent before an event says so.
+    pub stall_timeout: Duration,
     pub retention_days: u32,
 }
 
@@ -169,6 +171,7 @@ pub(super) struct ProvisionValues {
     pub(super) workers: NonZeroUsize,
     pub(super) lease: Duration,
     pub(super) stuck_timeout: Duration,
+    pub(super) stall_timeout: Duration,
     pub(super) retention_days: u32,
     pub(super) bmc_mode: BmcMode,
     pub(super) noop_record: String,
@@ -200,6 +203,7 @@ impl ProvisionValues {
             workers: NonZeroUsize::MIN,
             lease: Duration::ZERO,
             stuck_timeout: Duration::ZERO,
+            stall_timeout: Duration::ZERO,
             retention_days: 0,
             bmc_mode: BmcMode::Noop,
             noop_record: String::new(),
@@ -330,6 +334,7 @@ impl ProvisionValues {
                 workers: self.workers,
                 lease: self.lease,
                 stuck_timeout: self.stuck_timeout,
+                stall_timeout: self.stall_timeout,
                 retention_days: self.retention_days,
             },
             bmcs: match self.bmc_mode {

@@ -897,6 +897,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         ),
     ),
     row(
+        "PULL_STALL_TIMEOUT",
+        "25s",
+        "a duration of 1s or more, such as 25s",
+        "How long a node's pull may bring no byte before an event of its job says so.",
+        apply!(
+            |v, t| v.provision.stall_timeout =
+                duration(t).filter(|stall| *stall >= Duration::from_secs(1))?,
+            |v| duration_text(v.provision.stall_timeout)
+        ),
+    ),
+    row(
         "JOB_RETENTION_DAYS",
         "14",
         "a number of days from 0 to 36500",

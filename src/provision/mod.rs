@@ -4,7 +4,7 @@
 //! [`recipe`] judges what is asked for, [`iso`] writes a CD image, [`task_iso`] says which files of a
 //! recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`] how that is asked of a real one, [`job`] the job itself,
 //! [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs URLs;
-//! [`api`] answers requests. [`start`] puts them together.
+//! [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`] puts them together.
 //!
 //! Notes: design/0010-provisioning.md, design/0012-recipes.md, design/0013-task-iso.md.
 
@@ -18,6 +18,8 @@ pub mod recipe;
 pub mod redfish;
 pub mod sealed;
 pub mod task_iso;
+pub mod watch;
+pub mod watcher;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -32,12 +34,13 @@ use uuid::Uuid;
 use crate::access::AccessError;
 use crate::config::{BmcConfig, ProvisionConfig};
 use crate::io::uring;
-use crate::telemetry::ProvisionMetrics;
+use crate::telemetry::{ProvisionMetrics, Transfers};
 use api::{Api, ApiParts};
 use job::store::{JobStore, StoreError};
 use job::worker::{Bmcs, Parts, Workers};
 use mailbox::Mailbox;
 use sealed::{KeyError, SealingKey};
+use watcher::{Board, Watcher};
 
 /// Why provisioning does not start; the messages name the setting.
 #[derive(Debug)]
@@ -102,6 +105,7 @@ impl std::error::Error for ProvisionError {}
 pub struct Running {
     pub api: Arc<Api>,
     workers: Workers,
+    watcher: Watcher,
     /// The kernel lets go of it with the process.
     _lock: File,
 }
@@ -109,6 +113,7 @@ pub struct Running {
 impl Running {
     /// Ends after the effect that each worker has under way, or after `patience`.
     pub fn stop(self, patience: Duration) {
+        self.watcher.stop();
         self.workers.stop(patience);
     }
 }
@@ -119,6 +124,7 @@ pub fn start(
     config: ProvisionConfig,
     media_patience: Duration,
     metrics: Arc<ProvisionMetrics>,
+    transfers: Transfers,
 ) -> Result<Running, ProvisionError> {
     let lock = lock_database(&config.database)?;
     make_folder("TASK_ISO_DIR", &config.media.iso_folder)?;
@@ -164,6 +170,14 @@ pub fn start(
         let _ = waker.try_send(());
     });
     let mailbox = Mailbox::start(store, wake).map_err(ProvisionError::Thread)?;
+    let board = Board::default();
+    let watching = watcher::Parts {
+        mailbox: mailbox.clone(),
+        key: open_key()?.0,
+        transfers,
+        stall_after: config.jobs.stall_timeout,
+        board: board.clone(),
+    };
     let api = Api::new(ApiParts {
         mailbox: mailbox.clone(),
         key: open_key()?.0,
@@ -172,6 +186,7 @@ pub fn start(
         jobs: config.jobs.clone(),
         webhook: config.webhook,
         metrics: metrics.clone(),
+        board,
         media_patience,
         random: uring::random_key(),
     });
@@ -190,9 +205,11 @@ pub fn start(
     };
     let workers =
         Workers::start(Arc::new(parts), woken, stopper).map_err(ProvisionError::Thread)?;
+    let watcher = Watcher::start(watching).map_err(ProvisionError::Thread)?;
     Ok(Running {
         api: Arc::new(api.map_err(ProvisionError::Access)?),
         workers,
+        watcher,
         _lock: lock,
     })
 }

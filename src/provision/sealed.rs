@@ -11,11 +11,14 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
+use uuid::Uuid;
 
 use crate::config::Secret;
 
 const KEY_BYTES: usize = 32;
+const PULL_TOKEN_BYTES: usize = 16;
 
 /// Why there is no key.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ impl fmt::Display for KeyError {
 /// The key that seals.
 pub struct SealingKey {
     key: LessSafeKey,
+    /// Derived, so that what it signs tells nothing of the key that seals.
+    tokens: hmac::Key,
 }
 
 impl fmt::Debug for SealingKey {
@@ -96,9 +101,19 @@ impl SealingKey {
     fn of(bytes: &[u8]) -> Result<SealingKey, KeyError> {
         let key = UnboundKey::new(&AES_256_GCM, bytes)
             .map_err(|_| KeyError::Size { bytes: bytes.len() })?;
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), b"pull tokens");
         Ok(SealingKey {
             key: LessSafeKey::new(key),
+            tokens: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()),
         })
+    }
+
+    /// By which word the node of `job` calls its pull: the same whenever it is asked for, and nobody
+    /// else's guess.
+    pub fn pull_token(&self, job: Uuid) -> String {
+        let signed = hmac::sign(&self.tokens, job.as_bytes());
+        let half = &signed.as_ref()[..PULL_TOKEN_BYTES];
+        half.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// `context` is what the secret belongs to; opening asks for the same.
@@ -193,6 +208,16 @@ mod tests {
             None
         );
         assert_eq!(ours.open_sealed(b"", &[]), None);
+    }
+
+    #[test]
+    fn a_jobs_pull_token_is_the_same_again_and_no_other_jobs_or_keys() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let token = |name: &str, job| key(&folder, name).pull_token(Uuid::from_u128(job));
+        assert_eq!(token("a", 1), token("a", 1));
+        assert_eq!(token("a", 1).len(), 2 * PULL_TOKEN_BYTES);
+        assert_ne!(token("a", 1), token("a", 2));
+        assert_ne!(token("a", 1), token("b", 1));
     }
 
     #[test]

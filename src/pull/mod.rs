@@ -55,6 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         plain_http: arguments.plain_http,
         ca_file: arguments.ca_file.as_deref(),
         read_timeout: arguments.read_timeout,
+        token: std::env::var("PULL_TOKEN").ok(),
     };
     let registry = Registry::new(&source, &manner, credentials.as_ref())?;
 

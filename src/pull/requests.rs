@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use ureq::http::{HeaderMap, Response, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, BodyReader};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, BodyReader, RequestBuilder};
 
 use super::answer::{self, Head, Meaning};
 use super::credentials::Credentials;
@@ -27,6 +28,9 @@ const ACCEPTED: [&str; 4] = [
 ];
 /// What is read of the body of a refusal, for its words.
 const REFUSAL_BYTES_MAX: u64 = 4 << 10;
+const PULL_TOKEN_HEADER: &str = "shoal-pull-token";
+/// What the registry takes of one.
+const PULL_TOKEN_BYTES_MAX: usize = 128;
 const READ_AT_ONCE_BYTES: usize = 256 << 10;
 
 /// How the registry is spoken to.
@@ -37,6 +41,8 @@ pub struct Manner<'a> {
     pub ca_file: Option<&'a Path>,
     /// The longest silence of an open connection.
     pub read_timeout: Duration,
+    /// `PULL_TOKEN`, for the registry's own host.
+    pub token: Option<String>,
 }
 
 pub struct Registry {
@@ -45,6 +51,8 @@ pub struct Registry {
     base: String,
     encrypted: bool,
     authorization: Option<String>,
+    /// What the pull is called by; it opens nothing.
+    token: Option<String>,
 }
 
 /// Why there is no answer to work with.
@@ -102,6 +110,7 @@ impl Registry {
             base: format!("{scheme}://{}/v2/{}", source.host, source.repository),
             encrypted: !manner.plain_http,
             authorization: credentials.map(Credentials::header),
+            token: manner.token.clone().filter(|token| is_token(token)),
         })
     }
 
@@ -185,7 +194,25 @@ impl Registry {
         }
     }
 
+    /// A redirect may lead to another host, which must not be told the token: with one, a redirect is
+    /// not followed but asked for again without it.
     fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response<Body>, Attempt> {
+        if let Some(token) = &self.token {
+            let request = self.request(url, headers).header(PULL_TOKEN_HEADER, token);
+            let request = request
+                .config()
+                .max_redirects(0)
+                .max_redirects_will_error(false);
+            let answered = request.build().call().map_err(|error| self.broken(error))?;
+            if !answered.status().is_redirection() {
+                return Ok(answered);
+            }
+        }
+        let answered = self.request(url, headers).call();
+        answered.map_err(|error| self.broken(error))
+    }
+
+    fn request(&self, url: &str, headers: &[(&str, &str)]) -> RequestBuilder<WithoutBody> {
         let mut request = self.agent.get(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -193,7 +220,7 @@ impl Registry {
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        request.call().map_err(|error| self.broken(error))
+        request
     }
 
     /// The network breaks and comes back; a certificate that is wrong stays wrong.
@@ -241,6 +268,11 @@ impl BlobBody {
             }
         }
     }
+}
+
+fn is_token(text: &str) -> bool {
+    (1..=PULL_TOKEN_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCerts, Failure> {

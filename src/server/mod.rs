@@ -147,7 +147,10 @@ pub fn run(config: Config) -> Result<(), StartError> {
         None => None,
         Some(provision) => {
             let patience = config.registry.download_timeout;
-            let started = provision::start(provision, patience, telemetry.provision());
+            let started = {
+                let (metrics, transfers) = (telemetry.provision(), telemetry.transfers());
+                provision::start(provision, patience, metrics, transfers)
+            };
             Some(started.map_err(StartError::Provision)?)
         }
     };

@@ -18,6 +18,7 @@ use crate::provision::job::machine::{Ending, Entry, Job, Level, Status};
 use crate::provision::job::store::{Created, EventRow, Filter, JobRow, NewJob};
 use crate::provision::recipe;
 use crate::provision::task_iso::{self, TaskIsoError};
+use crate::provision::watch::Progress;
 use crate::service::Request;
 use crate::telemetry::RouteClass;
 
@@ -116,6 +117,8 @@ impl<I: Io + Clone + 'static> Provision<I> {
             .await?;
         let (row, events) = found.ok_or(ApiError::NoJob)?;
         let mut shown = shown(&row);
+        let progress = self.api.board.of(job);
+        shown["progress"] = progress.as_ref().map_or(Value::Null, shown_progress);
         shown["events"] = events.iter().map(shown_event).collect();
         Ok(json(RouteClass::Jobs, StatusCode::OK, &shown))
     }
@@ -338,6 +341,19 @@ fn shown(row: &JobRow) -> Value {
         shown["task_iso"] = json!({"size": iso.bytes, "sha256": iso.sha256});
     }
     shown
+}
+
+fn shown_progress(progress: &Progress) -> Value {
+    json!({
+        "bytes": progress.bytes,
+        "total": progress.total_bytes,
+        "rate": progress.bytes_per_second,
+        "eta_seconds": progress.eta_seconds,
+        "restarts": progress.restarts,
+        "open_transfers": progress.open_transfers,
+        "stalled": progress.is_stalled,
+        "last_byte_at": rfc3339(progress.last_byte_at),
+    })
 }
 
 fn shown_event(event: &EventRow) -> Value {

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use super::mailbox::Mailbox;
 use super::sealed::SealingKey;
+use super::watcher::Board;
 use crate::access::{Access, AccessError};
 use crate::config::{AccessConfig, ApiConfig, ApiLogin, JobsConfig, MediaConfig, WebhookConfig};
 use crate::http1::ResponseHead;
@@ -48,6 +49,7 @@ pub struct Api {
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
+    pub board: Board,
     /// How long a BMC may take nothing of an ISO.
     pub media_patience: Duration,
     gate: Gate,
@@ -63,6 +65,7 @@ pub struct ApiParts {
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
+    pub board: Board,
     pub media_patience: Duration,
     /// Random and for this process alone.
     pub random: [u8; 32],
@@ -89,6 +92,7 @@ impl Api {
             jobs: parts.jobs,
             webhook: parts.webhook,
             metrics: parts.metrics,
+            board: parts.board,
             media_patience: parts.media_patience,
             gate: Gate {
                 login,

@@ -7,6 +7,7 @@
 //!
 //! Times are seconds since 1970.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -488,6 +489,30 @@ impl JobStore {
         }
         write.commit()?;
         Ok(Reported::Taken)
+    }
+
+    // Jobs, as the watcher of pulls sees them.
+
+    /// Jobs that are not complete, and whether their outcome is open.
+    pub fn living_jobs(&self) -> Stored<BTreeMap<Uuid, bool>> {
+        let mut found = self
+            .connection
+            .prepare_cached("SELECT id, outcome IS NULL FROM jobs WHERE status <> 'complete'")?;
+        let mut rows = found.query([])?;
+        let mut jobs = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let id: String = row.get(0)?;
+            jobs.insert(parse_id(&id)?, row.get(1)?);
+        }
+        Ok(jobs)
+    }
+
+    /// Adds a line to what the operator reads of a job.
+    pub fn note(&mut self, job: Uuid, entry: Entry, now: u64) -> Stored<()> {
+        let write = self.connection.transaction()?;
+        add_events(&write, job, &[entry], now)?;
+        write.commit()?;
+        Ok(())
     }
 
     // Jobs, as the workers see them.

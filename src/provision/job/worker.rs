@@ -413,6 +413,7 @@ impl Worker {
             let listed: Vec<String> = problems.listed().iter().map(ToString::to_string).collect();
             refused(Step::ValidationSchema, listed.join("; "))
         })?;
+        let recipe = recipe.with_pull_token(&self.parts.key.pull_token(id));
         let image = task_iso::build(&recipe, id, job.created)
             .map_err(|error| refused(Step::IsoBuild, error.to_string()))?;
         let folder = iso_folder(&self.parts.media.iso_folder, id);

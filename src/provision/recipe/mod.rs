@@ -12,6 +12,7 @@ mod partitions;
 mod problem;
 mod reading;
 mod schema;
+mod token;
 mod yaml;
 
 use serde_json::{Map, Value};
