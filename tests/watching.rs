@@ -128,6 +128,13 @@ fn a_pull_is_seen_in_its_job_and_its_token_is_told_to_nobody() {
     let token = site.token(&id);
     assert_ne!(token, site.token(&other));
     assert_eq!(site.shown(&id)["progress"], Value::Null);
+    let metrics = Connection::open(site.server.metrics_address).ask("GET", "/metrics", &[], b"");
+    let metrics = metrics.expect(200).text();
+    assert!(
+        metrics.contains("\niso_build_duration_seconds_count 2\n"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("http_request_duration_seconds_bucket{route=\"jobs\",le=\"0.1\"}"));
 
     // Who has no word, or an unknown one, gets the same bytes and is nobody's pull.
     let target = format!("/v2/{REPOSITORY}/blobs/{}", site.layer);

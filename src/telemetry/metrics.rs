@@ -78,6 +78,8 @@ families! {
         "Time from the last byte of a blob to its 201, durable on disk.";
     JOBS = "job_total" Counter ["status"]
         "Provisioning jobs that came to an outcome since the start.";
+    ISO_BUILD_DURATION = "iso_build_duration_seconds" Histogram []
+        "Time from a job's recipe to its task ISO, durable on disk.";
     WEBHOOKS = "shoal_provisioner_webhook_requests_total" Counter ["status"]
         "Reports of nodes by what became of them.";
     WEBHOOK_AUTH_FAILURES = "webhook_auth_failures_total" Counter []
@@ -333,6 +335,7 @@ pub struct Telemetry {
 /// What the provisioning module counts: rare things, so once for all threads.
 pub struct ProvisionMetrics {
     jobs: Counts<3>,
+    iso_build: Durations,
     webhooks: Counts<5>,
     webhook_auth_failures: AtomicU64,
 }
@@ -358,6 +361,7 @@ impl ProvisionMetrics {
     fn new() -> Self {
         ProvisionMetrics {
             jobs: Counts::of(["succeeded", "failed", "cancelled"]),
+            iso_build: Durations::new(&COMMIT_BOUNDS_MICROS),
             webhooks: Counts::of(["taken", "again", "no_job", "too_early", "refused"]),
             webhook_auth_failures: AtomicU64::new(0),
         }
@@ -366,6 +370,11 @@ impl ProvisionMetrics {
     /// A job has its outcome: `succeeded`, `failed` or `cancelled`.
     pub fn job_ended(&self, outcome: &str) {
         self.jobs.count(outcome);
+    }
+
+    /// A task ISO took this long from its recipe to the disk.
+    pub fn iso_build_took(&self, took: Duration) {
+        self.iso_build.observe(took);
     }
 
     /// A node's report was `taken`, had come before (`again`), was about `no_job`, came `too_early`,
@@ -487,6 +496,14 @@ impl Telemetry {
                 vec![self.over_cores(&COMMIT_DURATION, |core| &core.commit)],
             ),
             self.provision.family(&JOBS, &self.provision.jobs),
+            family(
+                &ISO_BUILD_DURATION,
+                vec![histogram(
+                    &ISO_BUILD_DURATION,
+                    Vec::new(),
+                    std::iter::once(&self.provision.iso_build),
+                )],
+            ),
             self.provision.family(&WEBHOOKS, &self.provision.webhooks),
             single(
                 &WEBHOOK_AUTH_FAILURES,

@@ -413,6 +413,7 @@ impl Worker {
             let listed: Vec<String> = problems.listed().iter().map(ToString::to_string).collect();
             refused(Step::ValidationSchema, listed.join("; "))
         })?;
+        let began = Instant::now();
         let recipe = recipe.with_pull_token(&self.parts.key.pull_token(id));
         let image = task_iso::build(&recipe, id, job.created)
             .map_err(|error| refused(Step::IsoBuild, error.to_string()))?;
@@ -421,6 +422,7 @@ impl Worker {
             let message = format!("{}: {error}", folder.display());
             failure(Certainty::Passing, Some(Step::IsoBuild), message)
         })?;
+        self.parts.metrics.iso_build_took(began.elapsed());
         let iso = Iso {
             bytes: image.len() as u64,
             sha256: hex(&Sha256::digest(&image)),
