@@ -94,7 +94,7 @@ fn recipe() -> Value {
     json!({
         "task_target": "install-linux.target",
         "target_disk": "/dev/sda",
-        "oci_url": "controller.test/os-images/debian:13",
+        "oci_url": "images.test/os-images/debian:13",
         "partition_layout": [{"size": "100%", "format": "ext4", "mountpoint": "/"}],
     })
 }

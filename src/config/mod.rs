@@ -19,8 +19,8 @@ use std::time::Duration;
 
 pub use page::{help, page};
 pub use provisioning::{
-    ApiConfig, ApiLogin, BmcConfig, FailedLogins, JobsConfig, JwtConfig, MediaConfig, Network,
-    ProvisionConfig, WebhookConfig,
+    ApiConfig, ApiLogin, ArtifactsConfig, BmcConfig, FailedLogins, JobsConfig, JwtConfig,
+    MediaConfig, Network, ProvisionConfig, WebhookConfig,
 };
 use settings::{SETTINGS, Setting, Values};
 use unavailable::UNAVAILABLE;

@@ -19,6 +19,7 @@ pub struct ProvisionConfig {
     pub api: ApiConfig,
     pub webhook: WebhookConfig,
     pub media: MediaConfig,
+    pub artifacts: ArtifactsConfig,
     pub jobs: JobsConfig,
     pub bmcs: BmcConfig,
 }
@@ -81,6 +82,13 @@ pub struct MediaConfig {
     pub iso_folder: PathBuf,
     pub maintenance_url: String,
     pub esxi_url: Option<String>,
+}
+
+/// The images of jobs.
+#[derive(Debug, Clone)]
+pub struct ArtifactsConfig {
+    /// `host[:port]` of this registry in recipes, in lower case.
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -160,6 +168,7 @@ pub(super) struct ProvisionValues {
     pub(super) failed_logins: FailedLogins,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) media_base_url: String,
+    pub(super) registry_names: Vec<String>,
     pub(super) signing_secret: String,
     pub(super) bind_address: bool,
     pub(super) iso_folder: PathBuf,
@@ -192,6 +201,7 @@ impl ProvisionValues {
             },
             trusted_proxies: Vec::new(),
             media_base_url: String::new(),
+            registry_names: Vec::new(),
             signing_secret: String::new(),
             bind_address: false,
             iso_folder: PathBuf::new(),
@@ -271,6 +281,7 @@ impl ProvisionValues {
             note(&self.maintenance_url, "MAINTENANCE_ISO_URL");
             note(&self.esxi_url, "ESXI_INSTALLER_URL");
             note(&self.media_base_url, "MEDIA_BASE_URL");
+            note(&self.registry_names.join(","), "REGISTRY_NAMES");
             note(&self.signing_secret, "MEDIA_SIGNING_SECRET");
             note(&self.webhook_secret, "WEBHOOK_SECRET");
             note(&self.webhook_former_secret, "WEBHOOK_SECRET_OLD");
@@ -309,6 +320,8 @@ impl ProvisionValues {
             (ApiMode::None | ApiMode::Basic, _) => ApiLogin::Open,
         };
         let base_url = given(self.media_base_url).unwrap_or_else(|| origin(&self.maintenance_url));
+        let mut names = self.registry_names;
+        names.extend(authorities(&base_url));
         Some(ProvisionConfig {
             database,
             key_file,
@@ -330,6 +343,7 @@ impl ProvisionValues {
                 maintenance_url: self.maintenance_url,
                 esxi_url: given(self.esxi_url),
             },
+            artifacts: ArtifactsConfig { names },
             jobs: JobsConfig {
                 workers: self.workers,
                 lease: self.lease,
@@ -358,6 +372,52 @@ fn origin(url: &str) -> String {
         .find(['/', '?', '#'])
         .map_or(url.len(), |at| host + at);
     url[..end].to_owned()
+}
+
+/// The authority of a URL, and the same with or without the scheme's own port.
+fn authorities(url: &str) -> Vec<String> {
+    let origin = origin(url).to_ascii_lowercase();
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return Vec::new();
+    };
+    let port = if scheme == "https" { ":443" } else { ":80" };
+    let has_port = |authority: &str| {
+        let port = authority.rsplit_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| !port.ends_with(']'))
+    };
+    let other = match authority.strip_suffix(port).filter(|rest| !has_port(rest)) {
+        Some(rest) => Some(rest.to_owned()),
+        None if has_port(authority) => None,
+        None => Some(format!("{authority}{port}")),
+    };
+    std::iter::once(authority.to_owned()).chain(other).collect()
+}
+
+/// `host[:port]` as it stands in a recipe's `oci_url`, in lower case.
+pub(super) fn registry_name(text: &str) -> Option<String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    let is_host = match host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let ends = |character: char| character.is_ascii_alphanumeric();
+            host.starts_with(ends)
+                && host.ends_with(ends)
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+        }
+    };
+    (is_host && port.is_none_or(is_port)).then(|| text.to_ascii_lowercase())
 }
 
 /// Whether a BMC could fetch it: http or https, a host, nothing secret, nothing unprintable.
@@ -392,6 +452,30 @@ mod tests {
         assert!(holds("::/0", "fe80::1"));
         for text in ["10.0.0.0/33", "10.0.0/8", "x", "10.0.0.0/", "::/129"] {
             assert_eq!(Network::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_registry_has_the_names_that_bmcs_use_and_those_it_is_given() {
+        for (url, names) in [
+            ("http://Host:8080/a", vec!["host:8080"]),
+            ("http://host", vec!["host", "host:80"]),
+            ("https://host:443", vec!["host:443", "host"]),
+            ("https://host:80", vec!["host:80"]),
+            ("http://[fd00::80]", vec!["[fd00::80]", "[fd00::80]:80"]),
+            ("http://[::1]:80/", vec!["[::1]:80", "[::1]"]),
+        ] {
+            assert_eq!(authorities(url), names, "{url}");
+        }
+        assert_eq!(
+            registry_name("Shoal.Test:80").as_deref(),
+            Some("shoal.test:80")
+        );
+        assert_eq!(registry_name("[::1]").as_deref(), Some("[::1]"));
+        for wrong in [
+            "", "a/b", "http://a", "a@b", "a:", "a:0", "a:x", "-a", "[a]",
+        ] {
+            assert_eq!(registry_name(wrong), None, "{wrong}");
         }
     }
 

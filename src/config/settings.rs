@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::provisioning::{
-    ApiMode, BmcMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url,
+    ApiMode, BmcMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url, registry_name,
 };
 use super::values::{
     ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
@@ -823,6 +823,21 @@ pub(super) const SETTINGS: &[Setting] = &[
             .provision
             .media_base_url
             .clone()),
+    ),
+    row(
+        "REGISTRY_NAMES",
+        "",
+        "hosts, with or without a port, separated by commas, such as images.example.com:8080",
+        "Under which names recipes mean this registry, beside that of MEDIA_BASE_URL; images of \
+         others are neither checked nor kept for a job.",
+        apply!(
+            |v, t| {
+                let names = t.split(',').map(str::trim).filter(|part| !part.is_empty());
+                v.provision.registry_names =
+                    names.map(registry_name).collect::<Option<Vec<_>>>()?;
+            },
+            |v| v.provision.registry_names.join(",")
+        ),
     ),
     Setting {
         older_names: &["SIGNED_URL_SECRET"],

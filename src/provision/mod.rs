@@ -3,12 +3,13 @@
 //! It stands beside the registry and shares port, access and telemetry with it, nothing else.
 //! [`recipe`] judges what is asked for, [`iso`] writes a CD image, [`task_iso`] says which files of a
 //! recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`] how that is asked of a real one, [`job`] the job itself,
-//! [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs URLs;
+//! [`artifact`] what a job asks of the registry beside it, [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs URLs;
 //! [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`] puts them together.
 //!
 //! Notes: design/0010-provisioning.md, design/0012-recipes.md, design/0013-task-iso.md.
 
 pub mod api;
+pub mod artifact;
 pub mod bmc;
 pub mod iso;
 pub mod job;
@@ -36,6 +37,7 @@ use crate::config::{BmcConfig, ProvisionConfig};
 use crate::io::uring;
 use crate::telemetry::{ProvisionMetrics, Transfers};
 use api::{Api, ApiParts};
+use artifact::Keeper;
 use job::store::{JobStore, StoreError};
 use job::worker::{Bmcs, Parts, Workers};
 use mailbox::Mailbox;
@@ -119,12 +121,14 @@ impl Running {
 }
 
 /// Opens the database, takes the jobs of a process that is gone over, and starts the threads.
-/// `media_patience` is how long a BMC may take nothing of an ISO.
+/// `media_patience` is how long a BMC may take nothing of an ISO. On return `keeper` holds the images of
+/// all jobs that are not complete.
 pub fn start(
     config: ProvisionConfig,
     media_patience: Duration,
     metrics: Arc<ProvisionMetrics>,
     transfers: Transfers,
+    keeper: Arc<dyn Keeper>,
 ) -> Result<Running, ProvisionError> {
     let lock = lock_database(&config.database)?;
     make_folder("TASK_ISO_DIR", &config.media.iso_folder)?;
@@ -133,6 +137,11 @@ pub fn start(
         source,
     };
     let mut store = JobStore::open(&config.database).map_err(database)?;
+    for (job, artifact) in store.living_artifacts().map_err(database)? {
+        keeper.hold(job, &artifact);
+    }
+    let releasing = keeper.clone();
+    store.when_complete(move |job| releasing.release(job));
     // Who holds the lock knows that whoever had these is gone.
     let taken_over = store.release_all().map_err(database)?;
     if taken_over > 0 {
@@ -183,6 +192,8 @@ pub fn start(
         key: open_key()?.0,
         config: config.api,
         media: config.media.clone(),
+        artifacts: config.artifacts,
+        keeper,
         jobs: config.jobs.clone(),
         webhook: config.webhook,
         metrics: metrics.clone(),

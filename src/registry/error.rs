@@ -70,6 +70,10 @@ pub enum RegistryError {
         tag: Tag,
         holds: Digest,
     },
+    /// Somebody needs what was to be deleted.
+    Held {
+        holder: String,
+    },
     /// `?tag=` beside a tag in the path.
     TagsBesideTag,
     TooManyTags {
@@ -112,6 +116,7 @@ impl RegistryError {
             StoreError::TooLarge { bytes_max } => RegistryError::BlobTooLarge { bytes_max },
             StoreError::ReferencesMissing(missing) => RegistryError::ReferencesMissing(missing),
             StoreError::TagImmutable { tag, holds } => RegistryError::TagImmutable { tag, holds },
+            StoreError::Held { holder } => RegistryError::Held { holder },
             StoreError::StorageFull => RegistryError::StorageFull,
             error @ (StoreError::UploadUnknown
             | StoreError::UploadBusy { .. }
@@ -288,6 +293,11 @@ impl RegistryError {
                     Status::CONFLICT,
                     ErrorBody::new(Code::Denied, message).detail(detail),
                 )
+            }
+            RegistryError::Held { holder } => {
+                let message = format!("{holder} needs it: delete it again when that is complete");
+                let body = ErrorBody::new(Code::Denied, message);
+                (Status::CONFLICT, body.detail(json!({ "heldBy": holder })))
             }
             RegistryError::TagsBesideTag => one(
                 Status::BAD_REQUEST,

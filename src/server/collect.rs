@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use super::stop::Stop;
 use crate::config::GcConfig;
-use crate::gc::{Collector, Requests};
+use crate::gc::{Collector, Requests, RootSource};
 use crate::io::Io;
 use crate::io::pool::{Pools, be_nice};
 use crate::io::uring::{Driver, UringIo};
@@ -18,6 +18,7 @@ use crate::telemetry::Telemetry;
 pub struct Collecting {
     pub shared: Arc<Shared>,
     pub config: GcConfig,
+    pub sources: Vec<Arc<dyn RootSource>>,
     pub requests: Arc<Requests>,
     pub telemetry: Arc<Telemetry>,
     pub stop: Stop,
@@ -45,7 +46,7 @@ impl Collecting {
         });
         let store = Store::attach(io, self.shared);
         let telemetry = self.telemetry;
-        let collector = Collector::new(store, self.config, Vec::new(), self.requests);
+        let collector = Collector::new(store, self.config, self.sources, self.requests);
         let finished = |report: &crate::gc::Report| {
             if !report.dry_run {
                 telemetry.collection_finished(report.blobs.removed, report.duration);

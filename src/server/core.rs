@@ -12,6 +12,7 @@ use crossbeam::queue::SegQueue;
 use event_listener::Event;
 use futures_util::future::select;
 
+use super::artifacts::StoredArtifacts;
 use super::connection::{self, ClientBounds, Parts};
 use super::router::MainPort;
 use super::stop::Stop;
@@ -107,6 +108,8 @@ pub fn run(
 
 async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
     let metrics = inbox.metrics.clone();
+    let artifacts = StoredArtifacts(Store::attach(io.clone(), parts.shared.clone()));
+    let artifacts = Rc::new(artifacts);
     let registry = parts.registry.enabled.then(|| {
         Registry::new(
             Store::attach(io.clone(), parts.shared),
@@ -120,7 +123,9 @@ async fn serve(io: UringIo, inbox: Arc<Inbox>, parts: CoreParts) {
     let service = MainPort {
         io: io.clone(),
         registry,
-        provision: parts.provision.map(|api| Provision::new(io.clone(), api)),
+        provision: parts
+            .provision
+            .map(|api| Provision::new(io.clone(), api, artifacts)),
         admin: parts.admin,
     };
     let stop = parts.stop;

@@ -6,6 +6,7 @@
 //! for a disk or computes a password hash does so on the pool, which is not pinned.
 
 mod acceptor;
+mod artifacts;
 mod collect;
 pub mod connection;
 mod control;
@@ -41,6 +42,7 @@ use crate::telemetry::Telemetry;
 pub use router::{MainPort, MetricsPort};
 pub use stop::Stop;
 
+use self::artifacts::JobHolds;
 use self::connection::ClientBounds;
 use self::core::{CoreParts, Inbox};
 
@@ -143,13 +145,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
         &config.server.http_address.candidates(),
     )?;
     let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
+    let job_holds = Arc::new(JobHolds(shared.clone()));
     let provision = match config.provision {
         None => None,
         Some(provision) => {
             let patience = config.registry.download_timeout;
             let started = {
                 let (metrics, transfers) = (telemetry.provision(), telemetry.transfers());
-                provision::start(provision, patience, metrics, transfers)
+                provision::start(provision, patience, metrics, transfers, job_holds.clone())
             };
             Some(started.map_err(StartError::Provision)?)
         }
@@ -212,6 +215,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let collecting = collect::Collecting {
         shared: shared.clone(),
         config: config.gc,
+        sources: vec![job_holds],
         requests,
         telemetry: telemetry.clone(),
         stop: stop.clone(),

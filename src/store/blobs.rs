@@ -143,6 +143,8 @@ impl<I: Io> Store<I> {
 
     /// Takes the blob from this repository; `false` if it was not there. Its content stays while
     /// others hold it. Durable on return.
+    ///
+    /// Error: `Held`; nothing has changed then.
     pub async fn delete_blob(
         &self,
         name: &RepositoryName,
@@ -158,6 +160,7 @@ impl<I: Io> Store<I> {
         if !member.blob || self.stat_content(digest).await?.is_none() {
             return Ok(false);
         }
+        self.check_not_held(name, digest).await?;
         let rest = Member {
             blob: false,
             manifest: member.manifest,

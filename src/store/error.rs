@@ -25,6 +25,8 @@ pub enum StoreError {
     ReferencesMissing(Vec<Descriptor>),
     /// The tag holds another manifest and may not move.
     TagImmutable { tag: Tag, holds: Digest },
+    /// Somebody needs it and has not let go of it yet.
+    Held { holder: String },
     /// The disk has no room.
     StorageFull,
     /// The disk did not do what it was asked to; `/readyz` says so after a failed sync.
@@ -88,6 +90,7 @@ impl fmt::Display for StoreError {
             StoreError::TagImmutable { tag, holds } => {
                 write!(formatter, "the tag {tag} holds {holds}")
             }
+            StoreError::Held { holder } => write!(formatter, "held by {holder}"),
             StoreError::StorageFull => write!(formatter, "no space left on the storage"),
             StoreError::Io {
                 operation,

@@ -210,6 +210,8 @@ impl<I: Io> Store<I> {
 
     /// Removes a manifest and every tag that holds it; `false` if it was not there.
     /// Durable on return: tags first, so that none is ever left on a manifest that is gone.
+    ///
+    /// Error: `Held`; nothing has changed then.
     pub async fn delete_manifest(
         &self,
         name: &RepositoryName,
@@ -225,6 +227,7 @@ impl<I: Io> Store<I> {
         if member.manifest.is_none() {
             return Ok(false);
         }
+        self.check_not_held(name, digest).await?;
         // A note that stays is passed over, so what cannot be read is deleted all the same.
         let subject = self.subject_of(name, digest).await.ok().flatten();
         self.load_tags_in_turn(&repository, name).await?;

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod claims;
 pub mod collection;
 mod error;
+pub mod holds;
 pub mod image_view;
 pub mod layout;
 pub mod manifests;
@@ -42,6 +43,7 @@ use crate::oci::{Digest, RepositoryName};
 use catalog::{Catalog, Repository};
 use claims::Claims;
 use collection::QuarantineState;
+use holds::Holds;
 use image_view::ViewChanges;
 use manifests::ManifestCache;
 use repositories::RepositoryNames;
@@ -54,6 +56,7 @@ pub struct Shared {
     config: StoreConfig,
     catalog: Catalog,
     claims: Arc<Claims>,
+    holds: Holds,
     quarantine: QuarantineState,
     usage: Usage,
     naming: Naming,
@@ -66,6 +69,10 @@ pub struct Shared {
 impl Shared {
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     pub fn usage(&self) -> &Usage {
@@ -114,6 +121,7 @@ impl<I: Io> Store<I> {
             config,
             catalog: Catalog::default(),
             claims: Arc::default(),
+            holds: Holds::default(),
             quarantine: QuarantineState::default(),
             usage: Usage::default(),
             naming: Naming::default(),

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::access::Refusal;
 use crate::http1::ResponseHead;
+use crate::provision::artifact::Trouble;
 use crate::provision::mailbox::AskError;
 use crate::provision::media::Denied;
 use crate::provision::recipe::Problems;
@@ -68,6 +69,7 @@ pub enum ApiError {
     },
     Media(Denied),
     Ask(AskError),
+    Artifact(Trouble),
     /// A cause for the log alone.
     Io(std::io::Error),
 }
@@ -134,9 +136,9 @@ impl ApiError {
             | ApiError::NotReset { .. } => (StatusCode::CONFLICT, "conflict"),
             ApiError::Media(_) => (StatusCode::FORBIDDEN, "forbidden"),
             ApiError::Ask(AskError::Busy) => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
-            ApiError::Ask(AskError::Gone | AskError::Store(_)) | ApiError::Io(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "server_error")
-            }
+            ApiError::Ask(AskError::Gone | AskError::Store(_))
+            | ApiError::Artifact(_)
+            | ApiError::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
         }
     }
 
@@ -178,9 +180,9 @@ impl ApiError {
             ApiError::Media(Denied::Expired) => "the URL has expired".to_owned(),
             ApiError::Media(Denied::OtherClient) => "the URL is for another client".to_owned(),
             ApiError::Ask(AskError::Busy) => "too busy, try again".to_owned(),
-            ApiError::Ask(AskError::Gone | AskError::Store(_)) | ApiError::Io(_) => {
-                "internal error; the log has the cause".to_owned()
-            }
+            ApiError::Ask(AskError::Gone | AskError::Store(_))
+            | ApiError::Artifact(_)
+            | ApiError::Io(_) => "internal error; the log has the cause".to_owned(),
         }
     }
 }
@@ -188,6 +190,12 @@ impl ApiError {
 impl From<AskError> for ApiError {
     fn from(error: AskError) -> Self {
         ApiError::Ask(error)
+    }
+}
+
+impl From<Trouble> for ApiError {
+    fn from(trouble: Trouble) -> Self {
+        ApiError::Artifact(trouble)
     }
 }
 

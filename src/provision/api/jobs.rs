@@ -10,10 +10,12 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::artifacts::{JobArtifact, longest_pin};
 use super::error::ApiError;
 use super::time::rfc3339;
 use super::{Answered, Provision, json, read, route};
 use crate::io::Io;
+use crate::provision::artifact::Named;
 use crate::provision::job::machine::{Ending, Entry, Job, Level, Status};
 use crate::provision::job::store::{Created, EventRow, Filter, JobRow, NewJob};
 use crate::provision::recipe;
@@ -39,6 +41,7 @@ struct Accepted {
     submitted: Vec<u8>,
     hash: String,
     ending: Ending,
+    image: Option<Named>,
     entries: Vec<Entry>,
 }
 
@@ -71,10 +74,18 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let (id, now) = (Uuid::new_v4(), self.now());
         let has_esxi = self.api.media.esxi_url.is_some();
         // Megabytes of a stranger's JSON are no work for a core.
-        let accepted = self
+        let mut accepted = self
             .io
             .offload(move || accept(submitted.get().as_bytes(), id, now, has_esxi))
             .await?;
+        if let Some(row) = self
+            .same_job(&serial, key.as_deref(), &accepted.hash)
+            .await?
+        {
+            return Ok(made(StatusCode::OK, &row));
+        }
+        let JobArtifact { held, entries } = self.hold_artifact(id, accepted.image.take()).await?;
+        accepted.entries.extend(entries);
         let stuck_seconds = self.api.jobs.stuck_timeout.as_secs();
         let for_store = serial.clone();
         let created = self
@@ -88,9 +99,15 @@ impl<I: Io + Clone + 'static> Provision<I> {
                     recipe: &accepted.submitted,
                     recipe_hash: &accepted.hash,
                     machine: Job::new(accepted.ending, stuck_seconds, now),
+                    artifact: held.as_ref().map(|held| &held.artifact),
                     entries: &accepted.entries,
                 };
-                store.create(new, now)
+                let created = store.create(new, now);
+                // What an error leaves behind is known at the next start.
+                if let (Ok(Created::New(_)) | Err(_), Some(held)) = (&created, held) {
+                    held.hold.keep();
+                }
+                created
             })
             .await?;
         match created {
@@ -104,6 +121,24 @@ impl<I: Io + Clone + 'static> Provision<I> {
             Created::KeyReused { job } => Err(ApiError::KeyReused { job }),
             Created::UnknownServer => Err(ApiError::NoServer { serial }),
         }
+    }
+
+    /// A job that is there already needs no image: its own is held.
+    async fn same_job(
+        &self,
+        serial: &str,
+        key: Option<&str>,
+        hash: &str,
+    ) -> Result<Option<JobRow>, ApiError> {
+        let Some(key) = key else {
+            return Ok(None);
+        };
+        let (serial, key, hash) = (serial.to_owned(), key.to_owned(), hash.to_owned());
+        let asked = self
+            .api
+            .mailbox
+            .ask(move |store| store.same_job(&serial, &key, &hash));
+        Ok(asked.await?)
     }
 
     pub(super) async fn get_job(&self, job: Uuid) -> Answered<I> {
@@ -190,6 +225,11 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
             message: format!("{ESXI} needs the setting ESXI_INSTALLER_URL, which is not set"),
         });
     }
+    let image = recipe.oci_url().as_deref().and_then(Named::parse);
+    let recipe = match &image {
+        Some(named) => recipe.with_image(&longest_pin(named)),
+        None => recipe,
+    };
     // Built once now, so that what cannot be built is known before a machine is touched.
     task_iso::build(&recipe, id, now).map_err(|error| ApiError::RecipeNotPossible {
         field: match &error {
@@ -215,6 +255,7 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
         } else {
             Ending::Report
         },
+        image,
         entries: notices.collect(),
     })
 }
@@ -336,6 +377,13 @@ fn shown(row: &JobRow) -> Value {
     });
     if let Some(step) = row.machine.failed_step() {
         shown["failed_step"] = json!(step);
+    }
+    if let Some(artifact) = &row.artifact {
+        shown["artifact"] = json!({
+            "ref": artifact.reference,
+            "digest": artifact.digest,
+            "size": artifact.bytes,
+        });
     }
     if let Some(iso) = &row.iso {
         shown["task_iso"] = json!({"size": iso.bytes, "sha256": iso.sha256});

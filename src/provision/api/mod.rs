@@ -4,6 +4,7 @@
 //! database or computes long is done elsewhere and waited for, so no core is ever blocked. Every
 //! refusal is an [`ApiError`] and becomes an answer in [`error`] alone.
 
+mod artifacts;
 mod error;
 mod jobs;
 mod login;
@@ -16,6 +17,7 @@ mod webhook;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,11 +25,13 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
+use super::artifact::{Artifacts, Keeper};
 use super::mailbox::Mailbox;
 use super::sealed::SealingKey;
 use super::watcher::Board;
 use crate::access::{Access, AccessError};
-use crate::config::{AccessConfig, ApiConfig, ApiLogin, JobsConfig, MediaConfig, WebhookConfig};
+use crate::config::{AccessConfig, ApiConfig, ApiLogin, ArtifactsConfig};
+use crate::config::{JobsConfig, MediaConfig, WebhookConfig};
 use crate::http1::ResponseHead;
 use crate::io::Io;
 use crate::service::{Gather, Intake, Request, Response};
@@ -46,6 +50,8 @@ pub struct Api {
     pub mailbox: Mailbox,
     pub key: SealingKey,
     pub media: MediaConfig,
+    pub artifacts: ArtifactsConfig,
+    pub keeper: Arc<dyn Keeper>,
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
@@ -62,6 +68,8 @@ pub struct ApiParts {
     pub key: SealingKey,
     pub config: ApiConfig,
     pub media: MediaConfig,
+    pub artifacts: ArtifactsConfig,
+    pub keeper: Arc<dyn Keeper>,
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
@@ -89,6 +97,8 @@ impl Api {
             mailbox: parts.mailbox,
             key: parts.key,
             media: parts.media,
+            artifacts: parts.artifacts,
+            keeper: parts.keeper,
             jobs: parts.jobs,
             webhook: parts.webhook,
             metrics: parts.metrics,
@@ -108,14 +118,15 @@ impl Api {
 pub struct Provision<I: Io> {
     io: I,
     api: Arc<Api>,
+    artifacts: Rc<dyn Artifacts>,
 }
 
 type Answer<I> = Response<<I as Io>::File>;
 type Answered<I> = Result<Answer<I>, ApiError>;
 
 impl<I: Io + Clone + 'static> Provision<I> {
-    pub fn new(io: I, api: Arc<Api>) -> Self {
-        Self { io, api }
+    pub fn new(io: I, api: Arc<Api>, artifacts: Rc<dyn Artifacts>) -> Self {
+        Self { io, api, artifacts }
     }
 
     /// Whether the request's path belongs to this module.
@@ -260,6 +271,7 @@ fn of_route(error: RouteError) -> ApiError {
 fn refusal<F>(class: RouteClass, error: &ApiError) -> Response<F> {
     match error {
         ApiError::Ask(cause) => tracing::error!(%cause, "request failed"),
+        ApiError::Artifact(cause) => tracing::error!(%cause, "request failed"),
         ApiError::Io(cause) => tracing::error!(%cause, "request failed"),
         _ => {}
     }

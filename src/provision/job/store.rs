@@ -17,10 +17,14 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use uuid::Uuid;
 
+use crate::oci::{Digest, RepositoryName};
+use crate::provision::artifact::Artifact;
+
 use super::machine::{Entry, Event, Ignored, Job, Level, Report, Status};
 
 /// What the database goes through, in order; one that has been released is never changed.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE servers (
         serial TEXT PRIMARY KEY,
         bmc_address TEXT NOT NULL,
@@ -67,7 +71,14 @@ const MIGRATIONS: &[&str] = &["
         delivery TEXT NOT NULL,
         UNIQUE (job, delivery)
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE jobs ADD COLUMN artifact_reference TEXT;
+    ALTER TABLE jobs ADD COLUMN artifact_repository TEXT;
+    ALTER TABLE jobs ADD COLUMN artifact_digest TEXT;
+    ALTER TABLE jobs ADD COLUMN artifact_bytes INTEGER;
+",
+];
 
 /// Longest message of an event; what is longer is cut.
 const MESSAGE_CHARACTERS_MAX: usize = 2000;
@@ -139,6 +150,7 @@ pub struct NewJob<'a> {
     /// Of what is to be compared when the same key comes again.
     pub recipe_hash: &'a str,
     pub machine: Job,
+    pub artifact: Option<&'a Artifact>,
     pub entries: &'a [Entry],
 }
 
@@ -168,6 +180,7 @@ pub struct JobRow {
     pub created: u64,
     pub updated: u64,
     pub iso: Option<Iso>,
+    pub artifact: Option<Artifact>,
 }
 
 /// A task ISO that has been built.
@@ -219,6 +232,7 @@ pub enum Reported {
 /// The database.
 pub struct JobStore {
     connection: Connection,
+    completed: Box<dyn Fn(Uuid) + Send>,
 }
 
 impl JobStore {
@@ -238,7 +252,21 @@ impl JobStore {
         // A password that was replaced shall not stay in a free page.
         connection.pragma_update(None, "secure_delete", true)?;
         migrate(&mut connection)?;
-        Ok(JobStore { connection })
+        Ok(JobStore {
+            connection,
+            completed: Box::new(|_| {}),
+        })
+    }
+
+    /// `completed` is told of each job whose being complete has just reached the disk.
+    pub fn when_complete(&mut self, completed: impl Fn(Uuid) + Send + 'static) {
+        self.completed = Box::new(completed);
+    }
+
+    fn note_complete(&self, row: &JobRow) {
+        if row.machine.status() == Status::Complete {
+            (self.completed)(row.id);
+        }
     }
 
     // Servers.
@@ -342,8 +370,9 @@ impl JobStore {
         }
         write.execute(
             "INSERT INTO jobs (id, serial, idempotency_key, recipe_hash, recipe, machine, status,
-                 due, created, updated)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+                 due, created, updated, artifact_reference, artifact_repository, artifact_digest,
+                 artifact_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12, ?13)",
             params![
                 new.id.to_string(),
                 new.serial,
@@ -353,7 +382,11 @@ impl JobStore {
                 text_of(&new.machine),
                 new.machine.status().name(),
                 new.machine.due(),
-                now
+                now,
+                new.artifact.map(|artifact| &artifact.reference),
+                new.artifact.map(|artifact| artifact.repository.as_str()),
+                new.artifact.map(|artifact| artifact.digest.to_string()),
+                new.artifact.map(|artifact| artifact.bytes)
             ],
         )?;
         add_events(&write, new.id, new.entries, now)?;
@@ -364,6 +397,33 @@ impl JobStore {
 
     pub fn job(&self, id: Uuid) -> Stored<Option<JobRow>> {
         job_in(&self.connection, id)
+    }
+
+    /// The job of `key` while it lives, if it has this recipe.
+    pub fn same_job(&self, serial: &str, key: &str, recipe_hash: &str) -> Stored<Option<JobRow>> {
+        let mut found = self.connection.prepare_cached(
+            "SELECT * FROM jobs WHERE serial = ?1 AND status <> 'complete'
+                 AND idempotency_key = ?2 AND recipe_hash = ?3",
+        )?;
+        let mut rows = found.query([serial, key, recipe_hash])?;
+        match rows.next()? {
+            Some(row) => Ok(Some(read_job(row)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The images of jobs that are not complete.
+    pub fn living_artifacts(&self) -> Stored<Vec<(Uuid, Artifact)>> {
+        let mut found = self.connection.prepare_cached(
+            "SELECT * FROM jobs WHERE status <> 'complete' AND artifact_digest IS NOT NULL",
+        )?;
+        let mut rows = found.query([])?;
+        let mut living = Vec::new();
+        while let Some(row) = rows.next()? {
+            let job = read_job(row)?;
+            living.extend(job.artifact.map(|artifact| (job.id, artifact)));
+        }
+        Ok(living)
     }
 
     /// The job's events, the oldest first.
@@ -413,6 +473,7 @@ impl JobStore {
         };
         let changed = apply_in(&write, &mut row, Event::Cancel, now)?.is_ok();
         write.commit()?;
+        self.note_complete(&row);
         Ok(Some((row, changed)))
     }
 
@@ -488,6 +549,7 @@ impl JobStore {
             )?;
         }
         write.commit()?;
+        self.note_complete(&row);
         Ok(Reported::Taken)
     }
 
@@ -594,6 +656,7 @@ impl JobStore {
         add_events(&write, id, notes, now)?;
         let _ = apply_in(&write, &mut row, event, now)?;
         write.commit()?;
+        self.note_complete(&row);
         let ended = was_open && row.machine.outcome().is_some();
         Ok(Some(Recorded { row, ended }))
     }
@@ -779,7 +842,24 @@ fn read_job(row: &Row<'_>) -> Stored<JobRow> {
         iso: iso_bytes
             .zip(iso_sha256)
             .map(|(bytes, sha256)| Iso { bytes, sha256 }),
+        artifact: read_artifact(row)?,
     })
+}
+
+fn read_artifact(row: &Row<'_>) -> Stored<Option<Artifact>> {
+    let Some(digest) = row.get::<_, Option<String>>("artifact_digest")? else {
+        return Ok(None);
+    };
+    let repository: String = row.get("artifact_repository")?;
+    let unreadable = |what: &str| StoreError::Row {
+        what: format!("jobs.artifact_{what}"),
+    };
+    Ok(Some(Artifact {
+        reference: row.get("artifact_reference")?,
+        repository: RepositoryName::parse(&repository).map_err(|_| unreadable("repository"))?,
+        digest: Digest::parse(&digest).map_err(|_| unreadable("digest"))?,
+        bytes: row.get("artifact_bytes")?,
+    }))
 }
 
 fn text_of(machine: &Job) -> String {
@@ -837,6 +917,7 @@ mod tests {
                 recipe: b"{}",
                 recipe_hash: hash,
                 machine: Job::new(Ending::Report, 14_400, 100),
+                artifact: None,
                 entries: &[],
             };
             self.store.create(new, 100).expect("a write")

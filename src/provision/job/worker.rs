@@ -413,6 +413,10 @@ impl Worker {
             let listed: Vec<String> = problems.listed().iter().map(ToString::to_string).collect();
             refused(Step::ValidationSchema, listed.join("; "))
         })?;
+        let recipe = match &job.artifact {
+            Some(artifact) => recipe.with_image(&artifact.pinned()),
+            None => recipe,
+        };
         let began = Instant::now();
         let recipe = recipe.with_pull_token(&self.parts.key.pull_token(id));
         let image = task_iso::build(&recipe, id, job.created)

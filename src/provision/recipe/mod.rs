@@ -15,7 +15,7 @@ mod schema;
 mod token;
 mod yaml;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub use problem::{Notice, PROBLEMS_MAX, Place, Problem, Problems, Step};
 pub use schema::SCHEMA;
@@ -24,6 +24,9 @@ use problem::Findings;
 
 /// Largest recipe taken.
 pub const RECIPE_BYTES_MAX: usize = 4 << 20;
+
+/// Where in `metadata` the `oci_url` that was submitted is kept.
+const SUBMITTED_IMAGE: &str = "submitted_oci_url";
 
 /// What [`check`] found.
 #[derive(Debug)]
@@ -55,6 +58,27 @@ impl Recipe {
     /// What the node reads: the submitted bytes, or the recipe in the schema's spelling.
     pub fn document(&self) -> &[u8] {
         &self.document
+    }
+
+    /// Which image, as submitted.
+    pub fn oci_url(&self) -> Option<String> {
+        let members: Map<String, Value> = serde_json::from_slice(&self.document).ok()?;
+        Some(members.get("oci_url")?.as_str()?.to_owned())
+    }
+
+    /// The recipe with `reference` for its image; what it named before stays in its `metadata`.
+    pub fn with_image(mut self, reference: &str) -> Recipe {
+        let mut members: Map<String, Value> =
+            serde_json::from_slice(&self.document).expect("a document is an object");
+        let Some(before) = members.get("oci_url").filter(|url| *url != reference) else {
+            return self;
+        };
+        let before = before.clone();
+        let metadata = members.entry("metadata").or_insert_with(|| json!({}));
+        metadata[SUBMITTED_IMAGE] = before;
+        members["oci_url"] = json!(reference);
+        self.document = written(&members);
+        self
     }
 
     /// For cloud-init.

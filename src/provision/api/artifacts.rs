@@ -1,0 +1,98 @@
+//! The image of a job that is being made: found, judged, held.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Provision;
+use super::error::ApiError;
+use crate::io::Io;
+use crate::oci::{Algorithm, Digest};
+use crate::provision::artifact::{Artifact, Hold, Named, pinned};
+use crate::provision::job::machine::{Entry, Level};
+
+const FIELD: &str = "oci_url";
+
+/// What is known of a job's image.
+#[derive(Default)]
+pub(super) struct JobArtifact {
+    /// `None`: the job has none, or another registry has it.
+    pub held: Option<HeldArtifact>,
+    pub entries: Vec<Entry>,
+}
+
+pub(super) struct HeldArtifact {
+    pub artifact: Artifact,
+    pub hold: Hold,
+}
+
+/// How long `oci_url` may get when it is pinned, for a trial of the CD.
+pub(super) fn longest_pin(named: &Named) -> String {
+    let digest = Digest::of(Algorithm::Sha256, b"");
+    pinned(&named.text, &named.repository, &digest)
+}
+
+impl<I: Io + Clone + 'static> Provision<I> {
+    /// Whether an `oci_url` names this registry.
+    pub(super) fn is_ours(&self, named: &Named) -> bool {
+        named.is_of(&self.api.artifacts.names)
+    }
+
+    /// Finds the image that a valid recipe names, and holds it for `job`.
+    pub(super) async fn hold_artifact(
+        &self,
+        job: Uuid,
+        named: Option<Named>,
+    ) -> Result<JobArtifact, ApiError> {
+        let Some(named) = named else {
+            return Ok(JobArtifact::default());
+        };
+        if !self.is_ours(&named) {
+            let message = format!(
+                "{} is on another registry, which is not asked: nobody knows here whether it is \
+                 there, and a tag may move while the node pulls it",
+                named.text
+            );
+            return Ok(JobArtifact {
+                held: None,
+                entries: vec![Entry::new(Level::Warn, Some("artifact.foreign"), message)],
+            });
+        }
+        let hold = Hold::new(Arc::clone(&self.api.keeper), job);
+        let found = self.artifacts.hold(job, &named).await?;
+        let refused = |message| ApiError::RecipeNotPossible {
+            field: FIELD,
+            message,
+        };
+        let found = found.ok_or_else(|| {
+            refused(format!(
+                "this registry has no {}:{}; push it first",
+                named.repository, named.reference
+            ))
+        })?;
+        found
+            .check_whole()
+            .map_err(|problem| refused(problem.to_string()))?;
+        if found.digest.algorithm() != Algorithm::Sha256 {
+            // The schema that nodes check by has no other.
+            return Err(refused(format!(
+                "its digest is {}, and a node takes sha256 alone: push the manifest by its tag",
+                found.digest
+            )));
+        }
+        let artifact = Artifact {
+            reference: named.text,
+            repository: named.repository,
+            digest: found.digest,
+            bytes: found.bytes(),
+        };
+        let message = format!(
+            "{} is {}, {} bytes; it stays until this job is complete",
+            artifact.reference, artifact.digest, artifact.bytes
+        );
+        Ok(JobArtifact {
+            entries: vec![Entry::new(Level::Info, Some("artifact.pinned"), message)],
+            held: Some(HeldArtifact { artifact, hold }),
+        })
+    }
+}
