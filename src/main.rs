@@ -2,6 +2,7 @@
 
 mod bmc_probe;
 mod check_recipe;
+mod node_plan;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ enum Command {
     CheckRecipe(check_recipe::Arguments),
     Pull(pull::Arguments),
     BmcProbe(bmc_probe::Arguments),
+    NodePlan(node_plan::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
             Command::CheckRecipe(arguments) => check_recipe::run(&arguments),
             Command::Pull(arguments) => pull(&arguments),
             Command::BmcProbe(arguments) => bmc_probe::run(arguments),
+            Command::NodePlan(arguments) => node_plan::run(&arguments),
         };
     }
     let loaded = match Config::from_env(config::process_environment()) {

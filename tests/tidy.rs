@@ -80,6 +80,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("check_recipe", &["provision"]),
     ("bmc_probe", &["config", "provision"]),
+    // On the node, and of the server it knows what a recipe is.
+    ("node_plan", &["provision"]),
     // A client that shares the binary: it has threads, files and sockets of its own, and of
     // `http1` it wants the dates.
     ("pull", &["oci", "hash", "http1"]),
@@ -91,6 +93,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "server",
             "check_recipe",
             "bmc_probe",
+            "node_plan",
             "pull",
         ],
     ),
@@ -129,6 +132,8 @@ const WITHOUT_AWAIT: &[&str] = &[
     "provision/task_iso",
     "provision/media",
     "provision/job/machine",
+    "node_plan/environment",
+    "node_plan/layout",
 ];
 
 /// Modules that reach clock, files, sockets and threads through `io` alone, so that the
@@ -148,6 +153,8 @@ const ABOVE_THE_SEAM: &[&str] = &[
     "provision/task_iso",
     "provision/media",
     "provision/job/machine",
+    "node_plan/environment",
+    "node_plan/layout",
 ];
 const BELOW_THE_SEAM: &[&str] = &[
     "std::fs",
