@@ -59,6 +59,11 @@ impl Plan {
         self
     }
 
+    /// Where the server will listen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// With so many open files allowed, and no right to more.
     pub fn open_files_max(mut self, open_files_max: u64) -> Plan {
         self.open_files_max = Some(open_files_max);

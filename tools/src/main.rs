@@ -2,10 +2,15 @@
 
 mod bench;
 mod contract;
+mod debian_rootfs;
+mod initramfs;
+mod maintenance_image;
 mod setup;
 mod suites;
+mod uki;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -62,6 +67,17 @@ enum Verb {
         /// Only the tests whose name contains this
         filter: Option<String>,
     },
+    /// The CD that machines start from to be installed (docs/maintenance-image.md)
+    MaintenanceImage(maintenance_image::Arguments),
+    /// A kernel, its initrd and its command line as one EFI program, for a root file system
+    Uki(uki::Arguments),
+    /// Virtual machines installed through a BMC emulator, by the maintenance image
+    Install {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+    },
+    #[command(hide = true)]
+    FinishRootfs { root: PathBuf },
     /// Play the contract scripts to any registry: --against URL
     #[command(disable_help_flag = true)]
     Contract {
@@ -88,6 +104,10 @@ fn main() -> ExitCode {
         Verb::Pull { filter } => suites::pull(filter.as_deref()),
         Verb::Puller => suites::puller(),
         Verb::Redfish { filter } => suites::redfish(filter.as_deref()),
+        Verb::MaintenanceImage(arguments) => suites::maintenance_image(&arguments),
+        Verb::Uki(arguments) => uki::make(&arguments).map(|()| true),
+        Verb::Install { filter } => suites::install(filter.as_deref()),
+        Verb::FinishRootfs { root } => debian_rootfs::finish(&root).map(|()| true),
         Verb::Contract { arguments } => contract::run(arguments.into_iter()),
         Verb::Bench { arguments } => bench::run(arguments)
             .map(|status| status.success())

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::uki;
+
 /// Programs that the tests call, and the Debian package of each.
 const PACKAGED: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
@@ -23,6 +25,25 @@ const PACKAGED: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("readelf", "binutils"),
     ("script", "bsdutils"),
+    ("busybox", "busybox-static"),
+    ("mcopy", "mtools"),
+    ("sfdisk", "fdisk"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkntfs", "ntfs-3g"),
+    ("wimapply", "wimtools"),
+    ("depmod", "kmod"),
+    ("blkid", "util-linux"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+];
+
+/// Files that are no programs, and the Debian package of each.
+const PACKAGED_FILES: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
+    (uki::STUB, "systemd-boot-efi"),
 ];
 
 /// Modules that the tests' scripts import, and the Debian package of each. They are asked of
@@ -89,6 +110,12 @@ pub fn run() -> Result<PathBuf, String> {
         .map(|(_, package)| *package)
         .collect();
     packages.extend(
+        PACKAGED_FILES
+            .iter()
+            .filter(|(file, _)| !Path::new(file).is_file())
+            .map(|(_, package)| *package),
+    );
+    packages.extend(
         PYTHON_MODULES
             .iter()
             .filter(|(module, _)| !can_import(module))
@@ -118,6 +145,11 @@ pub fn run() -> Result<PathBuf, String> {
     for (program, package) in PACKAGED {
         if find(program).is_none() {
             problems.push(format!("`{program}` is missing (Debian package {package})"));
+        }
+    }
+    for (file, package) in PACKAGED_FILES {
+        if !Path::new(file).is_file() {
+            problems.push(format!("{file} is missing (Debian package {package})"));
         }
     }
     for (module, package) in PYTHON_MODULES {
@@ -362,7 +394,7 @@ fn can_import(module: &str) -> bool {
     run_quietly(Command::new(PYTHON).args(["-c", &format!("import {module}")])).is_some()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].into_iter().map(PathBuf::from);
     let folders = std::env::split_paths(&path).chain(system);
@@ -371,7 +403,7 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn run_quietly(command: &mut Command) -> Option<String> {
+pub fn run_quietly(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     output
         .status

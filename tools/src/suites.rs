@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::setup;
+use crate::{debian_rootfs, maintenance_image, setup};
 
 /// Everything: `cargo x test`.
 pub fn test(large: bool) -> Result<bool, String> {
@@ -30,6 +30,7 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("static build", static_build()?);
     tally.run("puller", heavy("pull", &clients, None, false));
     tally.run("BMC emulator", heavy("emulator", &clients, None, false));
+    tally.run("installed machines", installed_machines(&clients, None)?);
     Ok(tally.close())
 }
 
@@ -54,11 +55,54 @@ pub fn pull(filter: Option<&str>) -> Result<bool, String> {
 pub fn puller() -> Result<bool, String> {
     let mut tally = Tally::default();
     tally.run("static build", static_build()?);
-    let binary = setup::target_folder()
-        .join(host_target()?)
-        .join("release/provisioner-controller");
-    println!("\n{}", binary.display());
+    println!("\n{}", static_binary()?.display());
     Ok(tally.broken.is_empty())
+}
+
+/// Where the static build leaves the program.
+pub fn static_binary() -> Result<PathBuf, String> {
+    let folder = setup::target_folder().join(host_target()?);
+    Ok(folder.join("release/provisioner-controller"))
+}
+
+/// `cargo x maintenance-image`.
+pub fn maintenance_image(arguments: &maintenance_image::Arguments) -> Result<bool, String> {
+    setup::run()?;
+    let mut tally = Tally::default();
+    tally.run("static build", static_build()?);
+    if !tally.broken.is_empty() {
+        return Ok(false);
+    }
+    println!("\n{}", maintenance_image::make(arguments)?.display());
+    Ok(true)
+}
+
+/// `cargo x install`.
+pub fn install(filter: Option<&str>) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    tally.run("static build", static_build()?);
+    tally.run("installed machines", installed_machines(&clients, filter)?);
+    Ok(tally.close())
+}
+
+/// The images that the test works with, then the test.
+fn installed_machines(clients: &Path, filter: Option<&str>) -> Result<Command, String> {
+    let rootfs = debian_rootfs::make()?;
+    let image = maintenance_image::make(&maintenance_image::Arguments {
+        out: Some(setup::target_folder().join("install/maintenance.iso")),
+        webhook_url: None,
+        webhook_secret_file: None,
+        plain_http: true,
+        ca_file: None,
+        with_oras: true,
+        kernel_package: "linux-image-cloud-amd64".to_owned(),
+        cmdline: "console=ttyS0,115200".to_owned(),
+    })?;
+    let mut command = heavy("install", clients, filter, false);
+    command.env("INSTALL_ROOTFS", rootfs);
+    command.env("INSTALL_MAINTENANCE_ISO", image);
+    Ok(command)
 }
 
 /// The whole program without a shared library. The target is the machine's own, and named
