@@ -133,7 +133,9 @@ impl Site {
         let emulator = Emulator::start(folder.path(), SERIAL, host.address);
         let plan = Plan::new(&path("oci"));
         let base = format!("http://{}", plan.address());
+        let inside = format!("{HOST_SEEN_FROM_INSIDE}:{}", plan.address().port());
         let plan = plan
+            .set("REGISTRY_NAMES", inside)
             .set("CONTROLLER_DB", path("controller.db").to_string_lossy())
             .set("CONTROLLER_SECRET_KEY_FILE", path("key").to_string_lossy())
             .set("TASK_ISO_DIR", path("isos").to_string_lossy())
@@ -358,6 +360,15 @@ fn a_machine_is_installed_while_its_controller_is_killed_twice() {
     });
     let job = site.wait_for_the_end_of(&id);
     assert_eq!(job["outcome"], "succeeded", "{job:#}");
+    // The image was pinned, the node was told its digest, and its pull was seen to be the job's.
+    let digest = job["artifact"]["digest"].as_str().expect("it was pinned");
+    assert!(
+        site.host.console().contains(digest),
+        "the node pulls by tag"
+    );
+    let steps = job["events"].as_array().expect("a list").iter();
+    let is_watched = steps.clone().any(|event| event["step"] == "pull.started");
+    assert!(is_watched, "{job:#}");
     site.wait_for_the_system("node-one");
     site.host.switch_off();
     site.assert_one_reset_for_the_install();
