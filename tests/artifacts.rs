@@ -399,6 +399,8 @@ fn a_job_that_is_made_has_its_image_whatever_happens_at_that_moment() {
     let over = AtomicBool::new(false);
     let (mut made, mut refused, mut cycles) = (Vec::new(), 0, 0);
     std::thread::scope(|scope| {
+        // A round that fails ends the collections too.
+        let ending = RaisedAtEnd(&over);
         let collector = scope.spawn(|| {
             let mut cycles = 0_u64;
             while !over.load(Ordering::Relaxed) {
@@ -432,7 +434,7 @@ fn a_job_that_is_made_has_its_image_whatever_happens_at_that_moment() {
                 other => panic!("round {round}: {other:?} {}", answer.text()),
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         cycles = collector.join().expect("it only asks");
     });
     println!(
@@ -445,6 +447,14 @@ fn a_job_that_is_made_has_its_image_whatever_happens_at_that_moment() {
     }
     assert!(cycles > ROUNDS / 2, "the collections did not keep up");
     assert!(!made.is_empty() && refused > 0, "no race was run");
+}
+
+struct RaisedAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for RaisedAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Nothing is promised here for a moment, so a push may find its blobs gone and goes again.
