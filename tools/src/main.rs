@@ -76,6 +76,12 @@ enum Verb {
         /// Only the tests whose name contains this
         filter: Option<String>,
     },
+    /// Many jobs at once, and nodes in network namespaces that pull one image (needs root)
+    Wave {
+        /// 200 jobs, 50 nodes, 2 GiB each, instead of 20, 10 and 64 MiB
+        #[arg(long)]
+        large: bool,
+    },
     #[command(hide = true)]
     FinishRootfs { root: PathBuf },
     /// Play the contract scripts to any registry: --against URL
@@ -97,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::run().map(|_| true),
         Verb::Test { large } => suites::test(large),
         Verb::Check => suites::check(),
+        Verb::Wave { large } => suites::wave(large),
         Verb::Clients { filter } => suites::clients(filter.as_deref()),
         Verb::Conformance => suites::clients(Some("conformance")),
         Verb::Process { filter, large } => suites::process(filter.as_deref(), large),

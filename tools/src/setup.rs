@@ -17,6 +17,7 @@ const PACKAGED: &[(&str, &str)] = &[
     ("umoci", "umoci"),
     ("rsync", "rsync"),
     ("curl", "curl"),
+    ("ip", "iproute2"),
     ("pip3", "python3-pip"),
     ("xorriso", "xorriso"),
     ("isoinfo", "genisoimage"),

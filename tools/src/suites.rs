@@ -30,6 +30,7 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("static build", static_build()?);
     tally.run("puller", heavy("pull", &clients, None, false));
     tally.run("BMC emulator", heavy("emulator", &clients, None, false));
+    tally.run("a wave of jobs", heavy("wave", &clients, None, false));
     tally.run("installed machines", installed_machines(&clients, None)?);
     Ok(tally.close())
 }
@@ -75,6 +76,20 @@ pub fn maintenance_image(arguments: &maintenance_image::Arguments) -> Result<boo
     }
     println!("\n{}", maintenance_image::make(arguments)?.display());
     Ok(true)
+}
+
+/// `cargo x wave`.
+pub fn wave(large: bool) -> Result<bool, String> {
+    let clients = setup::run()?;
+    let mut tally = Tally::default();
+    let mut wave = heavy("wave", &clients, None, false);
+    if large {
+        wave.env("WAVE_JOBS", "200");
+        wave.env("WAVE_NODES", "50");
+        wave.env("WAVE_MIB", "2048");
+    }
+    tally.run("a wave of jobs", wave);
+    Ok(tally.close())
 }
 
 /// `cargo x install`.
