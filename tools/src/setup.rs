@@ -89,10 +89,27 @@ const GO_PROGRAMS: &[GoProgram] = &[
 const PYTHON_LIBRARY: (&str, &str) = ("oras", "0.2.43");
 /// Its folder beside the Go programs: no library of the system's is changed.
 const PYTHON_FOLDER: &str = "python";
-/// A Redfish BMC to test against, from PyPI, in a folder of its own below the build folder.
-const EMULATOR: &str = "sushy-emulator";
-const EMULATOR_PACKAGE: &str = "sushy-tools";
-const EMULATOR_VERSION: &str = "2.2.0";
+/// A program from PyPI, in a folder of its own below the build folder.
+struct PythonProgram {
+    name: &'static str,
+    package: &'static str,
+    version: &'static str,
+}
+
+const PYTHON_PROGRAMS: &[PythonProgram] = &[
+    // A Redfish BMC to test against.
+    PythonProgram {
+        name: "sushy-emulator",
+        package: "sushy-tools",
+        version: "2.2.0",
+    },
+    // Requests made from an OpenAPI document.
+    PythonProgram {
+        name: "schemathesis",
+        package: "schemathesis",
+        version: "4.32.5",
+    },
+];
 /// The Debian package of the Python that can make such a folder.
 const PYTHON_PACKAGE: &str = "python3-venv";
 
@@ -132,8 +149,11 @@ pub fn run() -> Result<PathBuf, String> {
     if !go_programs.is_empty() && find_go().is_none() {
         packages.push("golang-go");
     }
-    let emulator_is_here = emulator_is_installed(&folder);
-    if !emulator_is_here && !python_makes_folders() {
+    let python_programs: Vec<&PythonProgram> = PYTHON_PROGRAMS
+        .iter()
+        .filter(|program| !python_program_is_installed(program, &folder))
+        .collect();
+    if !python_programs.is_empty() && !python_makes_folders() {
         packages.push(PYTHON_PACKAGE);
     }
 
@@ -180,9 +200,12 @@ pub fn run() -> Result<PathBuf, String> {
     {
         problems.push(problem);
     }
-    if !emulator_is_here {
-        println!("setup: pip install {EMULATOR_PACKAGE}=={EMULATOR_VERSION}");
-        if let Err(problem) = install_emulator(&folder) {
+    for program in python_programs {
+        println!(
+            "setup: pip install {}=={}",
+            program.package, program.version
+        );
+        if let Err(problem) = install_python_program(program, &folder) {
             problems.push(problem);
         }
     }
@@ -316,29 +339,30 @@ fn install_python_library(folder: &Path) -> Result<(), String> {
     }
 }
 
-fn emulator_folder() -> PathBuf {
-    target_folder().join(EMULATOR_PACKAGE)
-}
-
 fn python_makes_folders() -> bool {
     run_quietly(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_some()
 }
 
-fn emulator_is_installed(clients: &Path) -> bool {
-    let version = format!("import importlib.metadata as m; print(m.version('{EMULATOR_PACKAGE}'))");
-    let python = emulator_folder().join("bin/python");
+fn python_program_is_installed(program: &PythonProgram, clients: &Path) -> bool {
+    let version = format!(
+        "import importlib.metadata as m; print(m.version('{}'))",
+        program.package
+    );
+    let python = target_folder().join(program.package).join("bin/python");
     let found = run_quietly(Command::new(python).args(["-c", &version]));
-    clients.join(EMULATOR).is_file() && found.is_some_and(|found| found.trim() == EMULATOR_VERSION)
+    clients.join(program.name).is_file()
+        && found.is_some_and(|found| found.trim() == program.version)
 }
 
-/// Installs the emulator, and a link to it beside the Go programs, where the tests look.
-fn install_emulator(clients: &Path) -> Result<(), String> {
-    let folder = emulator_folder();
+/// Installs the program, and a link to it beside the Go programs, where the tests look.
+fn install_python_program(program: &PythonProgram, clients: &Path) -> Result<(), String> {
+    let name = program.name;
+    let folder = target_folder().join(program.package);
     let succeeds = |command: &mut Command| {
         let status = command.stdin(std::process::Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     };
-    let missing = |step: &str| Err(format!("`{EMULATOR}` is missing: {step} failed"));
+    let missing = |step: &str| Err(format!("`{name}` is missing: {step} failed"));
     if !succeeds(
         Command::new("python3")
             .args(["-m", "venv", "--clear"])
@@ -348,7 +372,7 @@ fn install_emulator(clients: &Path) -> Result<(), String> {
             "python3 -m venv (Debian package {PYTHON_PACKAGE})"
         ));
     }
-    let package = format!("{EMULATOR_PACKAGE}=={EMULATOR_VERSION}");
+    let package = format!("{}=={}", program.package, program.version);
     let mut install = Command::new(folder.join("bin/pip"));
     if !succeeds(install.args([
         "install",
@@ -358,11 +382,11 @@ fn install_emulator(clients: &Path) -> Result<(), String> {
     ])) {
         return missing(&format!("pip install {package}"));
     }
-    let link = clients.join(EMULATOR);
+    let link = clients.join(name);
     let _ = std::fs::remove_file(&link);
     std::fs::create_dir_all(clients)
-        .and_then(|()| std::os::unix::fs::symlink(folder.join("bin").join(EMULATOR), &link))
-        .map_err(|error| format!("`{EMULATOR}` is missing: {}: {error}", link.display()))
+        .and_then(|()| std::os::unix::fs::symlink(folder.join("bin").join(name), &link))
+        .map_err(|error| format!("`{name}` is missing: {}: {error}", link.display()))
 }
 
 fn go_that_can_install() -> Result<PathBuf, String> {

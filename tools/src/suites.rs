@@ -30,6 +30,7 @@ pub fn test(large: bool) -> Result<bool, String> {
     tally.run("static build", static_build()?);
     tally.run("puller", heavy("pull", &clients, None, false));
     tally.run("BMC emulator", heavy("emulator", &clients, None, false));
+    tally.run("API document", heavy("api_document", &clients, None, false));
     tally.run("a wave of jobs", heavy("wave", &clients, None, false));
     tally.run("installed machines", installed_machines(&clients, None)?);
     Ok(tally.close())
