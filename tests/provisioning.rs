@@ -358,7 +358,7 @@ fn a_request_is_checked_in_the_contract_s_order_and_the_field_is_named() {
             .text()
             .contains("ESXI_INSTALLER_URL")
     );
-    let trial = ask(&server, "POST", "/api/v1/jobs?dry_run=true", &[], "{}");
+    let trial = ask(&server, "POST", "/api/v1/jobs?dry_run=maybe", &[], "{}");
     assert!(trial.expect(400).text().contains("dry_run"));
 
     let large = " ".repeat((4 << 20) + 1);

@@ -93,6 +93,8 @@ pub struct Part {
     pub bytes: u64,
     /// As on the disk; `None`: the repository does not serve it.
     pub bytes_found: Option<u64>,
+    /// Of a layer: its first [`BEGINNING_BYTES`](super::fitness::BEGINNING_BYTES).
+    pub beginning: Vec<u8>,
 }
 
 /// Why an image cannot be installed.
@@ -256,6 +258,7 @@ mod tests {
             is_layer: true,
             bytes: content.len() as u64,
             bytes_found,
+            beginning: Vec::new(),
         };
         let found = |last: Part| Found {
             digest: last.digest,

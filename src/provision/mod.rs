@@ -11,6 +11,7 @@
 pub mod api;
 pub mod artifact;
 pub mod bmc;
+pub mod fitness;
 pub mod iso;
 pub mod job;
 pub mod mailbox;
@@ -18,6 +19,7 @@ pub mod media;
 pub mod recipe;
 pub mod redfish;
 pub mod sealed;
+pub mod surveyor;
 pub mod task_iso;
 pub mod watch;
 pub mod watcher;
@@ -42,6 +44,7 @@ use job::store::{JobStore, StoreError};
 use job::worker::{Bmcs, Parts, Workers};
 use mailbox::Mailbox;
 use sealed::{KeyError, SealingKey};
+use surveyor::Surveyor;
 use watcher::{Board, Watcher};
 
 /// Why provisioning does not start; the messages name the setting.
@@ -194,6 +197,10 @@ pub fn start(
         media: config.media.clone(),
         artifacts: config.artifacts,
         keeper,
+        surveyor: Surveyor::new(match &config.bmcs {
+            BmcConfig::Noop { .. } => None,
+            BmcConfig::Http(settings) => Some(settings.clone()),
+        }),
         jobs: config.jobs.clone(),
         webhook: config.webhook,
         metrics: metrics.clone(),

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::gc::RootSource;
-use crate::io::Io;
+use crate::io::{File, Io};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, RepositoryName};
 use crate::provision::artifact::{Artifact, Artifacts, Asked, Found, Keeper, Named, Part, Trouble};
+use crate::provision::fitness::BEGINNING_BYTES;
 use crate::store::manifests::StoredManifest;
 use crate::store::{Shared, Store, StoreError};
 
@@ -136,9 +137,20 @@ impl<I: Io> StoredArtifacts<I> {
         is_layer: bool,
     ) -> Result<Part, Trouble> {
         let blob = self.0.open_blob(name, &named.digest).await;
+        let Some(blob) = blob.map_err(trouble)? else {
+            return Ok(Part {
+                is_layer,
+                ..absent(named)
+            });
+        };
+        let beginning = match is_layer {
+            true => blob.file.read_at(0, BEGINNING_BYTES).await,
+            false => Ok(Vec::new()),
+        };
         Ok(Part {
             is_layer,
-            bytes_found: blob.map_err(trouble)?.map(|blob| blob.size_bytes),
+            bytes_found: Some(blob.size_bytes),
+            beginning: beginning.map_err(|error| Trouble(format!("{}: {error}", named.digest)))?,
             ..absent(named)
         })
     }
@@ -152,6 +164,7 @@ fn part_of(manifest: &StoredManifest) -> Part {
         is_layer: false,
         bytes,
         bytes_found: Some(bytes),
+        beginning: Vec::new(),
     }
 }
 
@@ -162,6 +175,7 @@ fn absent(named: &Descriptor) -> Part {
         is_layer: false,
         bytes: named.size_bytes,
         bytes_found: None,
+        beginning: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::ApiError;
 use crate::io::Io;
 use crate::oci::{Algorithm, Digest};
 use crate::provision::artifact::{Artifact, Hold, Named, pinned};
+use crate::provision::fitness::{self, Task};
 use crate::provision::job::machine::{Entry, Level};
 
 const FIELD: &str = "oci_url";
@@ -19,6 +20,8 @@ pub(super) struct JobArtifact {
     /// `None`: the job has none, or another registry has it.
     pub held: Option<HeldArtifact>,
     pub entries: Vec<Entry>,
+    /// What a node has to pull of it.
+    pub pull_bytes: u64,
 }
 
 pub(super) struct HeldArtifact {
@@ -43,6 +46,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
         &self,
         job: Uuid,
         named: Option<Named>,
+        task: &Task,
     ) -> Result<JobArtifact, ApiError> {
         let Some(named) = named else {
             return Ok(JobArtifact::default());
@@ -56,6 +60,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             return Ok(JobArtifact {
                 held: None,
                 entries: vec![Entry::new(Level::Warn, Some("artifact.foreign"), message)],
+                pull_bytes: 0,
             });
         }
         let hold = Hold::new(Arc::clone(&self.api.keeper), job);
@@ -80,6 +85,12 @@ impl<I: Io + Clone + 'static> Provision<I> {
                 found.digest
             )));
         }
+        let oddities =
+            fitness::judge(&found, task).map_err(|unfit| ApiError::RecipeNotPossible {
+                field: unfit.field(),
+                message: unfit.to_string(),
+            })?;
+        let pull_bytes = found.layers().map(|layer| layer.bytes).sum();
         let artifact = Artifact {
             reference: named.text,
             repository: named.repository,
@@ -90,8 +101,15 @@ impl<I: Io + Clone + 'static> Provision<I> {
             "{} is {}, {} bytes; it stays until this job is complete",
             artifact.reference, artifact.digest, artifact.bytes
         );
+        let mut entries = vec![Entry::new(Level::Info, Some("artifact.pinned"), message)];
+        entries.extend(
+            oddities
+                .into_iter()
+                .map(|odd| Entry::new(Level::Warn, Some(odd.code), odd.message)),
+        );
         Ok(JobArtifact {
-            entries: vec![Entry::new(Level::Info, Some("artifact.pinned"), message)],
+            entries,
+            pull_bytes,
             held: Some(HeldArtifact { artifact, hold }),
         })
     }

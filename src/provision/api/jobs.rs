@@ -16,6 +16,7 @@ use super::time::rfc3339;
 use super::{Answered, Provision, json, read, route};
 use crate::io::Io;
 use crate::provision::artifact::Named;
+use crate::provision::fitness::Task;
 use crate::provision::job::machine::{Ending, Entry, Job, Level, Status};
 use crate::provision::job::store::{Created, EventRow, Filter, JobRow, NewJob};
 use crate::provision::recipe;
@@ -37,29 +38,31 @@ struct Wanted {
 }
 
 /// A recipe that can become a job.
-struct Accepted {
+pub(super) struct Accepted {
     submitted: Vec<u8>,
     hash: String,
     ending: Ending,
-    image: Option<Named>,
-    entries: Vec<Entry>,
+    pub image: Option<Named>,
+    pub task: Task,
+    pub entries: Vec<Entry>,
 }
 
-/// Whoever asks for a trial must not get a machine installed.
-pub(super) fn refuse_dry_run(request: &Request) -> Result<(), ApiError> {
-    match request.head.target.query("dry_run") {
-        Some(value) if value != "false" => Err(ApiError::Field {
-            field: "dry_run",
-            message: "not available in this version; leave it out to make the job".to_owned(),
-        }),
-        _ => Ok(()),
-    }
+/// A job that is asked for, as far as the request alone tells.
+pub(super) struct Order {
+    pub id: Uuid,
+    pub serial: String,
+    pub key: Option<String>,
+    pub accepted: Accepted,
 }
 
 impl<I: Io + Clone + 'static> Provision<I> {
     /// The checks in the contract's order: JSON, serial, recipe there, recipe valid, server known.
-    pub(super) async fn create_job(&self, body: Bytes, header: Option<String>) -> Answered<I> {
-        let wanted: Wanted = read(&body)?;
+    pub(super) async fn read_order(
+        &self,
+        body: &[u8],
+        header: Option<String>,
+    ) -> Result<Order, ApiError> {
+        let wanted: Wanted = read(body)?;
         let serial = text_of("server_serial", wanted.server_serial)?
             .and_then(|text| route::serial_of(&text))
             .ok_or_else(|| ApiError::Field {
@@ -74,17 +77,35 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let (id, now) = (Uuid::new_v4(), self.now());
         let has_esxi = self.api.media.esxi_url.is_some();
         // Megabytes of a stranger's JSON are no work for a core.
-        let mut accepted = self
+        let accepted = self
             .io
             .offload(move || accept(submitted.get().as_bytes(), id, now, has_esxi))
             .await?;
+        Ok(Order {
+            id,
+            serial,
+            key,
+            accepted,
+        })
+    }
+
+    pub(super) async fn create_job(&self, body: Bytes, header: Option<String>) -> Answered<I> {
+        let Order {
+            id,
+            serial,
+            key,
+            mut accepted,
+        } = self.read_order(&body, header).await?;
+        let now = self.now();
         if let Some(row) = self
             .same_job(&serial, key.as_deref(), &accepted.hash)
             .await?
         {
             return Ok(made(StatusCode::OK, &row));
         }
-        let JobArtifact { held, entries } = self.hold_artifact(id, accepted.image.take()).await?;
+        let image = accepted.image.take();
+        let JobArtifact { held, entries, .. } =
+            self.hold_artifact(id, image, &accepted.task).await?;
         accepted.entries.extend(entries);
         let stuck_seconds = self.api.jobs.stuck_timeout.as_secs();
         let for_store = serial.clone();
@@ -218,7 +239,9 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
         serde_json::from_slice(recipe.document()).map_err(|error| ApiError::NotJson {
             message: error.to_string(),
         })?;
-    let is_esxi = document.get("task_target").and_then(Value::as_str) == Some(ESXI);
+    let target = document.get("task_target").and_then(Value::as_str);
+    let target = target.unwrap_or_default().to_owned();
+    let is_esxi = target == ESXI;
     if is_esxi && !has_esxi {
         return Err(ApiError::RecipeNotPossible {
             field: "task_target",
@@ -256,6 +279,13 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
             Ending::Report
         },
         image,
+        task: Task {
+            target,
+            wim_index: document
+                .get("wim_index")
+                .and_then(Value::as_u64)
+                .unwrap_or(1),
+        },
         entries: notices.collect(),
     })
 }

@@ -8,6 +8,7 @@ mod artifacts;
 mod error;
 mod jobs;
 mod login;
+mod preflight;
 mod route;
 mod servers;
 mod task_media;
@@ -28,6 +29,7 @@ use serde_json::Value;
 use super::artifact::{Artifacts, Keeper};
 use super::mailbox::Mailbox;
 use super::sealed::SealingKey;
+use super::surveyor::Surveyor;
 use super::watcher::Board;
 use crate::access::{Access, AccessError};
 use crate::config::{AccessConfig, ApiConfig, ApiLogin, ArtifactsConfig};
@@ -38,6 +40,7 @@ use crate::service::{Gather, Intake, Request, Response};
 use crate::telemetry::{ProvisionMetrics, RouteClass};
 use error::ApiError;
 use login::{Failures, Gate, Login};
+use preflight::Trial;
 use route::{Route, RouteError};
 
 /// Largest body of a request.
@@ -52,6 +55,7 @@ pub struct Api {
     pub media: MediaConfig,
     pub artifacts: ArtifactsConfig,
     pub keeper: Arc<dyn Keeper>,
+    pub surveyor: Surveyor,
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
@@ -70,6 +74,7 @@ pub struct ApiParts {
     pub media: MediaConfig,
     pub artifacts: ArtifactsConfig,
     pub keeper: Arc<dyn Keeper>,
+    pub surveyor: Surveyor,
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
@@ -99,6 +104,7 @@ impl Api {
             media: parts.media,
             artifacts: parts.artifacts,
             keeper: parts.keeper,
+            surveyor: parts.surveyor,
             jobs: parts.jobs,
             webhook: parts.webhook,
             metrics: parts.metrics,
@@ -184,9 +190,12 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let answer = match route {
             Route::CreateJob => {
                 let header = request.head.header("idempotency-key").map(str::to_owned);
-                jobs::refuse_dry_run(request)?;
+                let trial = Trial::of(request)?;
                 return self.gather(request, class, move |here, body| async move {
-                    here.create_job(body, header).await
+                    match trial {
+                        Some(trial) => here.try_job(body, header, trial).await,
+                        None => here.create_job(body, header).await,
+                    }
                 });
             }
             Route::PutServer(serial) => {

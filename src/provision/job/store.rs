@@ -395,6 +395,19 @@ impl JobStore {
         Ok(Created::New(row))
     }
 
+    /// The one job of a server that is not complete.
+    pub fn active_job(&self, serial: &str) -> Stored<Option<Uuid>> {
+        let id: Option<String> = self
+            .connection
+            .query_row(
+                "SELECT id FROM jobs WHERE serial = ?1 AND status <> 'complete'",
+                [serial],
+                |row| row.get(0),
+            )
+            .optional()?;
+        id.map(|id| parse_id(&id)).transpose()
+    }
+
     pub fn job(&self, id: Uuid) -> Stored<Option<JobRow>> {
         job_in(&self.connection, id)
     }

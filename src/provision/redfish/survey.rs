@@ -49,6 +49,12 @@ impl Survey {
         for slot in seen.slots {
             survey.say("slot", slot_line(slot));
         }
+        let discs = seen.slots.iter().filter(|slot| slot.kind == SlotKind::Cd);
+        match (discs.count(), seen.slots.len()) {
+            (0, _) => survey.lacking.push("a slot for a virtual CD"),
+            (1, 1) => survey.lacking.push("a second slot for virtual media"),
+            _ => {}
+        }
         survey.say_boot(seen);
         survey
     }
