@@ -1,10 +1,13 @@
 //! The provisioning module: what turns a job into an installed machine.
 //!
 //! It stands beside the registry and shares port, access and telemetry with it, nothing else.
-//! [`recipe`] judges what is asked for, [`iso`] writes a CD image, [`task_iso`] says which files of a
-//! recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`] how that is asked of a real one, [`job`] the job itself,
-//! [`artifact`] what a job asks of the registry beside it, [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs URLs;
-//! [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`] puts them together.
+//! [`recipe`] judges what is asked for, [`artifact`] is what a job asks of the registry, [`fitness`]
+//! whether an image is one that its task installs; [`iso`] writes a CD image, [`task_iso`] says which
+//! files of a recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`]
+//! how that is asked of a real one, [`surveyor`] asks it for somebody who waits; [`job`] is the job
+//! itself, [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs
+//! URLs; [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`]
+//! puts them together.
 //!
 //! Notes: design/0010-provisioning.md, design/0012-recipes.md, design/0013-task-iso.md.
 

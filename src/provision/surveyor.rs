@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::job::store::Server;
-use super::redfish::{Login, Origin, Redfish, Target};
+use super::redfish::{Redfish, Target};
 use crate::config::{RedfishConfig, Secret};
 
 /// Somebody waits.
@@ -90,15 +90,11 @@ impl Surveyor {
 
 fn survey(server: &Server, password: &Secret, settings: &RedfishConfig) -> Surveyed {
     let failed = |message: String| Surveyed::Failed { message };
-    let origin = match Origin::parse(&server.bmc_address) {
-        Ok(origin) => origin,
-        Err(error) => return failed(format!("bmc_address: {error}")),
-    };
-    let target = Target {
-        origin,
-        login: Login::new(&server.bmc_username, password.expose()),
-        vendor: server.vendor.clone(),
-        serial: None,
+    let (address, user) = (&server.bmc_address, &server.bmc_username);
+    let target = Target::new(address, user, password.expose(), server.vendor.clone());
+    let target = match target {
+        Ok(target) => target,
+        Err(message) => return failed(message),
     };
     let mut bmc = Redfish::new(target, settings, TIME_MAX, crossbeam::channel::never());
     match bmc.survey(Some(&server.serial)) {

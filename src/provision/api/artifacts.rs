@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Provision;
@@ -20,13 +21,22 @@ pub(super) struct JobArtifact {
     /// `None`: the job has none, or another registry has it.
     pub held: Option<HeldArtifact>,
     pub entries: Vec<Entry>,
-    /// What a node has to pull of it.
-    pub pull_bytes: u64,
 }
 
 pub(super) struct HeldArtifact {
     pub artifact: Artifact,
+    /// What a node has to pull of it.
+    pub pull_bytes: u64,
     pub hold: Hold,
+}
+
+/// As the API shows it everywhere.
+pub(super) fn shown_artifact(artifact: &Artifact) -> Value {
+    json!({
+        "ref": artifact.reference,
+        "digest": artifact.digest,
+        "size": artifact.bytes,
+    })
 }
 
 /// How long `oci_url` may get when it is pinned, for a trial of the CD.
@@ -60,7 +70,6 @@ impl<I: Io + Clone + 'static> Provision<I> {
             return Ok(JobArtifact {
                 held: None,
                 entries: vec![Entry::new(Level::Warn, Some("artifact.foreign"), message)],
-                pull_bytes: 0,
             });
         }
         let hold = Hold::new(Arc::clone(&self.api.keeper), job);
@@ -98,7 +107,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             bytes: found.bytes(),
         };
         let message = format!(
-            "{} is {}, {} bytes; it stays until this job is complete",
+            "{} is {}, {} bytes; it stays until its job is complete",
             artifact.reference, artifact.digest, artifact.bytes
         );
         let mut entries = vec![Entry::new(Level::Info, Some("artifact.pinned"), message)];
@@ -109,8 +118,11 @@ impl<I: Io + Clone + 'static> Provision<I> {
         );
         Ok(JobArtifact {
             entries,
-            pull_bytes,
-            held: Some(HeldArtifact { artifact, hold }),
+            held: Some(HeldArtifact {
+                artifact,
+                pull_bytes,
+                hold,
+            }),
         })
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::artifacts::{JobArtifact, longest_pin};
+use super::artifacts::{JobArtifact, longest_pin, shown_artifact};
 use super::error::ApiError;
 use super::time::rfc3339;
 use super::{Answered, Provision, json, read, route};
@@ -104,8 +104,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             return Ok(made(StatusCode::OK, &row));
         }
         let image = accepted.image.take();
-        let JobArtifact { held, entries, .. } =
-            self.hold_artifact(id, image, &accepted.task).await?;
+        let JobArtifact { held, entries } = self.hold_artifact(id, image, &accepted.task).await?;
         accepted.entries.extend(entries);
         let stuck_seconds = self.api.jobs.stuck_timeout.as_secs();
         let for_store = serial.clone();
@@ -409,11 +408,7 @@ fn shown(row: &JobRow) -> Value {
         shown["failed_step"] = json!(step);
     }
     if let Some(artifact) = &row.artifact {
-        shown["artifact"] = json!({
-            "ref": artifact.reference,
-            "digest": artifact.digest,
-            "size": artifact.bytes,
-        });
+        shown["artifact"] = shown_artifact(artifact);
     }
     if let Some(iso) = &row.iso {
         shown["task_iso"] = json!({"size": iso.bytes, "sha256": iso.sha256});

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::artifacts::JobArtifact;
+use super::artifacts::{JobArtifact, shown_artifact};
 use super::error::ApiError;
 use super::{Answered, Provision, json};
 use crate::io::Io;
@@ -65,11 +65,8 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let mut order = self.read_order(&body, header).await?;
         let (id, image) = (order.id, order.accepted.image.take());
         // Let go at the end of this function: nothing was made.
-        let JobArtifact {
-            held,
-            entries,
-            pull_bytes,
-        } = self.hold_artifact(id, image, &order.accepted.task).await?;
+        let JobArtifact { held, entries } =
+            self.hold_artifact(id, image, &order.accepted.task).await?;
         let serial = order.serial.clone();
         let known = self
             .api
@@ -103,12 +100,8 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let is_ok = checks.iter().all(|check| check["ok"] == true);
         let mut answer = json!({"ok": is_ok, "server_serial": serial, "checks": checks});
         if let Some(held) = &held {
-            let seconds = trial.seconds(pull_bytes);
-            answer["artifact"] = json!({
-                "ref": held.artifact.reference,
-                "digest": held.artifact.digest,
-                "size": held.artifact.bytes,
-            });
+            let seconds = trial.seconds(held.pull_bytes);
+            answer["artifact"] = shown_artifact(&held.artifact);
             answer["node_rate"] = json!(trial.node_rate);
             answer["estimated_seconds"] = json!(seconds);
             answer["estimated_minutes"] = json!(seconds.div_ceil(60));

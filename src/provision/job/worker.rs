@@ -26,7 +26,7 @@ use crate::provision::job::store::{Iso, JobRow, Server};
 use crate::provision::mailbox::{AskError, Mailbox};
 use crate::provision::media;
 use crate::provision::recipe;
-use crate::provision::redfish::{Login, Origin, Redfish, Target};
+use crate::provision::redfish::{Redfish, Target};
 use crate::provision::sealed::SealingKey;
 use crate::provision::task_iso;
 use crate::telemetry::ProvisionMetrics;
@@ -59,13 +59,10 @@ impl Bmcs {
         match self {
             Bmcs::Noop { record } => Ok(Box::new(Noop::new(&server.serial, record.clone()))),
             Bmcs::Redfish { settings, stop } => {
-                let origin = Origin::parse(&server.bmc_address)
-                    .map_err(|error| format!("bmc_address {}: {error}", server.bmc_address))?;
+                let (address, user) = (&server.bmc_address, &server.bmc_username);
                 let target = Target {
-                    origin,
-                    login: Login::new(&server.bmc_username, password),
-                    vendor: server.vendor.clone(),
                     serial: Some(server.serial.clone()),
+                    ..Target::new(address, user, password, server.vendor.clone())?
                 };
                 let redfish = Redfish::new(target, settings, CALL_TIME_MAX, stop.clone());
                 Ok(Box::new(redfish))

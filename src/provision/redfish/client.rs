@@ -36,6 +36,25 @@ pub struct Target {
     pub serial: Option<String>,
 }
 
+impl Target {
+    /// As the operator has entered it, with nobody's machine named yet.
+    pub fn new(
+        address: &str,
+        user: &str,
+        password: &str,
+        vendor: Option<String>,
+    ) -> Result<Target, String> {
+        let origin =
+            Origin::parse(address).map_err(|error| format!("bmc_address {address}: {error}"))?;
+        Ok(Target {
+            origin,
+            login: Login::new(user, password),
+            vendor,
+            serial: None,
+        })
+    }
+}
+
 /// A [`Bmc`] over Redfish.
 pub struct Redfish {
     channel: Channel,
