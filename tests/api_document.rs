@@ -4,19 +4,15 @@
 mod support;
 
 use support::http::Connection;
-use support::server::Plan;
+use support::server::{Plan, WEBHOOK_SECRET};
 use support::{scratch, tool};
 
 #[test]
 #[ignore = "needs schemathesis; run by cargo x test"]
 fn every_answer_is_one_that_the_document_names() {
     let folder = scratch("api-document");
-    let text = |name: &str| folder.path().join(name).display().to_string();
     let server = Plan::new(&folder.path().join("oci"))
-        .set("CONTROLLER_DB", text("db"))
-        .set("TASK_ISO_DIR", text("isos"))
-        .set("MAINTENANCE_ISO_URL", "http://controller.test/m.iso")
-        .set("WEBHOOK_SECRET", "webhook-secret")
+        .provisioning(folder.path())
         .start();
     let body = br#"{"bmc_address":"https://192.0.2.1","bmc_username":"u","bmc_password":"p"}"#;
     Connection::open(server.address)
@@ -36,7 +32,7 @@ fn every_answer_is_one_that_the_document_names() {
         // A cursor, a recipe and a job's id are more than a schema can say.
         .args(["--exclude-checks", "positive_data_acceptance"])
         .args(["--max-examples", "100", "--no-color", "--seed", &seed])
-        .args(["-H", "X-Webhook-Secret: webhook-secret"]);
+        .args(["-H", &format!("X-Webhook-Secret: {WEBHOOK_SECRET}")]);
     let said = tool::run(&mut command);
     let summary = said.find("SUMMARY").map_or(said.as_str(), |at| &said[at..]);
     println!("{summary}");

@@ -14,13 +14,10 @@ use std::time::{Duration, Instant};
 
 use mock_bmc::{Fault, Habits, Machine, MockBmc, PASSWORD, Slot, USER, What};
 use serde_json::{Value, json};
-use support::http::Connection;
 use support::scratch;
-use support::server::{Plan, Server};
+use support::server::{Plan, Server, WEBHOOK_SECRET};
 
 const TABLE: &str = include_str!("contract/jobs.txt");
-const SECRET: &str = "webhook-secret";
-const MAINTENANCE: &str = "http://controller.test/maintenance.iso";
 const FOREIGN: &str = "http://operator.test/rescue.iso";
 const SYSTEM: &str = "/redfish/v1/Systems/1";
 const MEDIA: &str = "/redfish/v1/Managers/1/VirtualMedia";
@@ -255,12 +252,8 @@ fn short(change: &str) -> String {
 fn prepare(row: &Row<'_>) -> Site {
     let folder = scratch("job-faults");
     let storage = folder.path().join("oci");
-    let path = |name: &str| folder.path().join(name).display().to_string();
     let plan = Plan::new(&storage)
-        .set("CONTROLLER_DB", path("db"))
-        .set("TASK_ISO_DIR", path("isos"))
-        .set("MAINTENANCE_ISO_URL", MAINTENANCE)
-        .set("WEBHOOK_SECRET", SECRET)
+        .provisioning(folder.path())
         .set("REDFISH_MODE", "http")
         .set("REDFISH_TIMEOUT", "1s")
         .set("CONTROLLER_CORES", "1");
@@ -432,17 +425,10 @@ fn make_job(server: &Server, serial: &str) -> String {
 }
 
 fn ask(server: &Server, method: &str, target: &str, body: &Value) -> Value {
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
-    let headers = [("X-Webhook-Secret", SECRET)];
-    let answer = Connection::open(server.address).ask(method, target, &headers, body.as_bytes());
-    assert!(
-        answer.status() < 300,
-        "{method} {target}: {}",
-        answer.text()
-    );
-    serde_json::from_slice(&answer.body).expect("an answer of JSON")
+    server.ask_json(
+        method,
+        target,
+        &[("X-Webhook-Secret", WEBHOOK_SECRET)],
+        body,
+    )
 }

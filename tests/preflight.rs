@@ -26,12 +26,8 @@ struct Site {
 impl Site {
     fn new(slots: Vec<Slot>) -> Site {
         let folder = scratch("preflight");
-        let text = |name: &str| folder.path().join(name).display().to_string();
         let server = Plan::new(&folder.path().join("oci"))
-            .set("CONTROLLER_DB", text("db"))
-            .set("TASK_ISO_DIR", text("isos"))
-            .set("MAINTENANCE_ISO_URL", "http://controller.test/m.iso")
-            .set("WEBHOOK_SECRET", "webhook-secret")
+            .provisioning(folder.path())
             .set("REGISTRY_NAMES", NAME)
             .set("REDFISH_MODE", "http")
             .set("REDFISH_TIMEOUT", "1s")

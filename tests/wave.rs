@@ -21,10 +21,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::http::Connection;
 use support::noise::Noise;
-use support::server::{Plan, Server, binary};
+use support::server::{Plan, Server, WEBHOOK_SECRET, binary};
 use support::{MIB, proc_facts, scratch, tool};
 
-const SECRET: &str = "webhook-secret";
 /// Where every node finds the controller.
 const CONTROLLER: &str = "10.77.255.1";
 const WIM_TYPE: &str = "application/vnd.shoal.windows.wim";
@@ -196,19 +195,15 @@ struct Site {
 impl Site {
     fn new(nodes: usize, image_bytes: u64) -> Site {
         let folder = scratch("wave");
-        let text = |name: &str| folder.path().join(name).display().to_string();
         let plan = Plan::new(&folder.path().join("oci"));
         let port = plan.address().port();
         let controller = format!("{CONTROLLER}:{port}");
         let plan = plan
             .set("CONTROLLER_HTTP_ADDR", format!("0.0.0.0:{port}"))
             .set("REGISTRY_NAMES", &controller)
-            .set("CONTROLLER_DB", text("db"))
-            .set("TASK_ISO_DIR", text("isos"))
-            .set("MAINTENANCE_ISO_URL", "http://controller.test/m.iso")
+            .provisioning(folder.path())
             .set("MEDIA_BASE_URL", format!("http://{controller}"))
             .set("MEDIA_SIGNING_SECRET", "signing-secret")
-            .set("WEBHOOK_SECRET", SECRET)
             .set("REDFISH_MODE", "http");
         Site {
             plan,
@@ -338,7 +333,7 @@ impl Site {
             self.plan.address().port(),
             order.serial
         );
-        let secret = format!("X-Webhook-Secret: {SECRET}");
+        let secret = format!("X-Webhook-Secret: {WEBHOOK_SECRET}");
         let body = json!({"status": "success", "delivery_id": order.job, "job_id": order.job});
         curl(&["-H", &secret, "-d", &body.to_string(), &report]);
     }
@@ -467,18 +462,7 @@ fn make_job(server: &Server, serial: &str, reference: &str) -> String {
 }
 
 fn ask(server: &Server, method: &str, target: &str, body: &Value) -> Value {
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
-    let answer = Connection::open(server.address).ask(method, target, &[], body.as_bytes());
-    assert!(
-        answer.status() < 300,
-        "{method} {target}: {}",
-        answer.text()
-    );
-    serde_json::from_slice(&answer.body).expect("an answer of JSON")
+    server.ask_json(method, target, &[], body)
 }
 
 fn shown(server: &Server, job: &str) -> Value {

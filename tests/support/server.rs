@@ -10,10 +10,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use super::http::Connection;
 use super::kernel::{self, Refusal};
 use super::tool;
+
+/// What [`Plan::provisioning`] sets.
+pub const MAINTENANCE_ISO_URL: &str = "http://controller.test/maintenance.iso";
+pub const WEBHOOK_SECRET: &str = "webhook-secret";
 
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -52,6 +57,15 @@ impl Plan {
         self.settings
             .push((variable.to_owned(), value.as_ref().to_owned()));
         self
+    }
+
+    /// With provisioning, its database and its ISOs in `folder`.
+    pub fn provisioning(self, folder: &Path) -> Plan {
+        let text = |name: &str| folder.join(name).display().to_string();
+        self.set("CONTROLLER_DB", text("db"))
+            .set("TASK_ISO_DIR", text("isos"))
+            .set("MAINTENANCE_ISO_URL", MAINTENANCE_ISO_URL)
+            .set("WEBHOOK_SECRET", WEBHOOK_SECRET)
     }
 
     pub fn without_io_uring(mut self, refusal: Refusal) -> Plan {
@@ -154,6 +168,25 @@ impl Plan {
 impl Server {
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Asks, and gives the JSON of an answer that is none of a failure.
+    #[track_caller]
+    pub fn ask_json(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Value {
+        let body = match body {
+            Value::Null => String::new(),
+            body => body.to_string(),
+        };
+        let answer = Connection::open(self.address).ask(method, target, headers, body.as_bytes());
+        let told = answer.text();
+        assert!(answer.status() < 300, "{method} {target}: {told}");
+        serde_json::from_slice(&answer.body).expect("an answer of JSON")
     }
 
     /// All that this server, and any before it on the same folder, has logged.
