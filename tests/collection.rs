@@ -860,7 +860,7 @@ const LIVES: u64 = 4;
 const STEPS: u64 = 12;
 const TAGS: [&str; 3] = ["latest", "v1", "v2"];
 /// Always run; those that once failed stay here.
-const SEEDS: [u64; 4] = [1, 2, 3, 4];
+const SEEDS: [u64; 6] = [1, 2, 3, 4, 5, 6];
 /// Run beside them, new ones each time; `FRESH_SEEDS=1000` looks for longer, `SEED=n` repeats one.
 const FRESH_SEEDS: u64 = 4;
 
@@ -1346,6 +1346,7 @@ fn nothing_that_was_promised_is_collected_whatever_happens() {
             .collect(),
     };
     let mut total = [0; 7];
+    let mut fixed = [0; 7];
     for &seed in &seeds {
         let work = match std::panic::catch_unwind(|| play(seed)) {
             Ok(work) => work,
@@ -1375,14 +1376,17 @@ fn nothing_that_was_promised_is_collected_whatever_happens() {
         for (sum, counter) in total.iter_mut().zip(all) {
             *sum += counter.get();
         }
+        if SEEDS.contains(&seed) {
+            fixed = total;
+        }
     }
     println!("images, indexes, referrers, heads, slow layers, cycles, removed: {total:?}");
-    // Per seed about, so that a world in which nothing happens does not pass.
-    let floors = [15, 5, 1, 10, 2, 80, 10];
-    for (sum, floor) in total.into_iter().zip(floors) {
-        assert!(
-            sum >= floor * seeds.len() as u64,
-            "{total:?}, at least {floors:?} a seed"
-        );
+    // So that a world in which nothing happens does not pass. Of the fixed seeds alone: what they do
+    // is always the same, and fresh ones may by chance do little of one kind.
+    if number("SEED").is_none() {
+        let floors = [90, 30, 4, 100, 10, 480, 60];
+        for (sum, floor) in fixed.into_iter().zip(floors) {
+            assert!(sum >= floor, "{fixed:?}, at least {floors:?}");
+        }
     }
 }
