@@ -41,6 +41,25 @@ partition_device() {
     esac
 }
 
+# The partitions of the disk $1, and of no other: names alone would take /dev/sdaa1 for one of /dev/sda,
+# and /dev/md12 for one of /dev/md1. $2 is where the kernel lists them.
+partitions_of() {
+    disk=$(readlink -f "$1")
+    for listed in "${2:-/sys}/class/block/${disk##*/}"/*/partition; do
+        [ -f "$listed" ] || continue
+        listed=${listed%/partition}
+        echo "/dev/${listed##*/}"
+    done
+}
+
+# $1 as one segment of a URL's path: serial numbers have blanks, and some of them slashes.
+path_segment() {
+    case "$1" in
+    *[!A-Za-z0-9._~-]*) printf %s "$1" | od -An -v -tx1 | tr -d ' \n' | sed 's/../%&/g' ;;
+    *) printf %s "$1" ;;
+    esac
+}
+
 # The device of the first partition whose column $1 (2 format, 3 label, 4 mount point, 5 role) is $2.
 partition_with() {
     number=$(awk -F '\t' -v column="$1" -v wanted="$2" '$column == wanted { print $1; exit }' \
