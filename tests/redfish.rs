@@ -3,6 +3,8 @@
 
 mod mock_bmc;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use mock_bmc::{Fault, Habits, Machine, MockBmc, PASSWORD, Slot, USER, What};
 use proptest::prelude::*;
 use provisioner_controller::config::RedfishConfig;
 use provisioner_controller::provision::bmc::{Bmc, BmcError, Power, SlotId, SlotKind};
-use provisioner_controller::provision::redfish::{Login, Origin, Redfish, Target};
+use provisioner_controller::provision::redfish::{Asked, Login, Meter, Origin, Redfish, Target};
 use serde_json::{Value, json};
 
 const MAINTENANCE: &str = "http://10.0.0.1:8080/media/maintenance.iso";
@@ -298,6 +300,47 @@ fn a_busy_bmc_is_asked_again_when_it_says() {
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert_eq!(codes(&mut client), ["request.waited"]);
     assert_eq!(bmc.state().machine.resets.len(), 1);
+}
+
+/// Counts for a test.
+#[derive(Default)]
+struct Tally {
+    asked: Mutex<Vec<(&'static str, Option<u16>)>>,
+    again: AtomicUsize,
+}
+
+impl Meter for Tally {
+    fn asked(&self, asked: &Asked) {
+        let mut all = self.asked.lock().expect("no panic while held");
+        all.push((asked.op.name(), asked.status));
+    }
+
+    fn asked_again(&self) {
+        self.again.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn every_request_is_counted_under_its_call_also_one_without_an_answer() {
+    let bmc = MockBmc::start(two_slots(), Habits::default());
+    let tally = Arc::new(Tally::default());
+    let mut client = client(&bmc).metered(tally.clone());
+    client.discover("XF-1").expect("the mock is that machine");
+    bmc.fault(Fault {
+        method: "POST",
+        path: INSERT,
+        times: 1,
+        what: What::Dropped,
+    });
+    client.insert(&slot("CD1"), TASK).expect("looked at again");
+    drop(client);
+    let asked = tally.asked.lock().expect("no panic while held");
+    assert_eq!(asked.len(), bmc.state().requests.len());
+    let count = |op: &str, status| asked.iter().filter(|one| **one == (op, status)).count();
+    assert_eq!(count("insert", None), 1, "{asked:?}");
+    assert_eq!(count("log_out", Some(204)), 1, "{asked:?}");
+    assert!(count("discover", Some(200)) > 2, "{asked:?}");
+    assert_eq!(tally.again.load(Ordering::Relaxed), 1);
 }
 
 #[test]

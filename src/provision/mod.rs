@@ -6,7 +6,7 @@
 //! files of a recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`]
 //! how that is asked of a real one, [`surveyor`] asks it for somebody who waits; [`job`] is the job
 //! itself, [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs
-//! URLs; [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`]
+//! URLs; `meters` counts what happens; [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`]
 //! puts them together.
 //!
 //! Notes: design/0010-provisioning.md, design/0012-recipes.md, design/0013-task-iso.md.
@@ -19,6 +19,7 @@ pub mod iso;
 pub mod job;
 pub mod mailbox;
 pub mod media;
+mod meters;
 pub mod recipe;
 pub mod redfish;
 pub mod sealed;
@@ -148,6 +149,8 @@ pub fn start(
     }
     let releasing = keeper.clone();
     store.when_complete(move |job| releasing.release(job));
+    let counted = metrics.clone();
+    store.when_moved(move |before, row| meters::job_moved(&counted, before, row));
     // Who holds the lock knows that whoever had these is gone.
     let taken_over = store.release_all().map_err(database)?;
     if taken_over > 0 {
@@ -200,10 +203,13 @@ pub fn start(
         media: config.media.clone(),
         artifacts: config.artifacts,
         keeper,
-        surveyor: Surveyor::new(match &config.bmcs {
-            BmcConfig::Noop { .. } => None,
-            BmcConfig::Http(settings) => Some(settings.clone()),
-        }),
+        surveyor: Surveyor::new(
+            match &config.bmcs {
+                BmcConfig::Noop { .. } => None,
+                BmcConfig::Http(settings) => Some(settings.clone()),
+            },
+            metrics.clone(),
+        ),
         jobs: config.jobs.clone(),
         webhook: config.webhook,
         metrics: metrics.clone(),
@@ -216,7 +222,11 @@ pub fn start(
         mailbox,
         bmcs: match config.bmcs {
             BmcConfig::Noop { record } => Bmcs::Noop { record },
-            BmcConfig::Http(settings) => Bmcs::Redfish { settings, stop },
+            BmcConfig::Http(settings) => Bmcs::Redfish {
+                settings,
+                stop,
+                meter: metrics.clone(),
+            },
         },
         key,
         media: config.media,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 
 use super::job::store::Server;
-use super::redfish::{Redfish, Target};
+use super::redfish::{Meter, Redfish, Target};
 use crate::config::{RedfishConfig, Secret};
 
 /// Somebody waits.
@@ -37,6 +37,7 @@ pub enum Surveyed {
 pub struct Surveyor {
     /// `None`: nobody.
     settings: Option<RedfishConfig>,
+    meter: Arc<dyn Meter>,
     under_way: Arc<AtomicUsize>,
 }
 
@@ -59,9 +60,10 @@ impl Drop for Place {
 }
 
 impl Surveyor {
-    pub fn new(settings: Option<RedfishConfig>) -> Surveyor {
+    pub fn new(settings: Option<RedfishConfig>, meter: Arc<dyn Meter>) -> Surveyor {
         Surveyor {
             settings,
+            meter,
             under_way: Arc::default(),
         }
     }
@@ -75,10 +77,11 @@ impl Surveyor {
         };
         settings.timeout = settings.timeout.min(TIME_MAX);
         let (answer, answered) = oneshot::channel();
+        let meter = self.meter.clone();
         thread::Builder::new()
             .name("bmc-survey".to_owned())
             .spawn(move || {
-                let surveyed = survey(&server, &password, &settings);
+                let surveyed = survey(&server, &password, &settings, meter);
                 drop(place);
                 // Whoever asked may have left.
                 let _ = answer.send(surveyed);
@@ -88,7 +91,12 @@ impl Surveyor {
     }
 }
 
-fn survey(server: &Server, password: &Secret, settings: &RedfishConfig) -> Surveyed {
+fn survey(
+    server: &Server,
+    password: &Secret,
+    settings: &RedfishConfig,
+    meter: Arc<dyn Meter>,
+) -> Surveyed {
     let failed = |message: String| Surveyed::Failed { message };
     let (address, user) = (&server.bmc_address, &server.bmc_username);
     let target = Target::new(address, user, password.expose(), server.vendor.clone());
@@ -96,7 +104,8 @@ fn survey(server: &Server, password: &Secret, settings: &RedfishConfig) -> Surve
         Ok(target) => target,
         Err(message) => return failed(message),
     };
-    let mut bmc = Redfish::new(target, settings, TIME_MAX, crossbeam::channel::never());
+    let never = crossbeam::channel::never();
+    let mut bmc = Redfish::new(target, settings, TIME_MAX, never).metered(meter);
     match bmc.survey(Some(&server.serial)) {
         Ok(survey) => Surveyed::Answered {
             lacking: survey.lacking,

@@ -78,8 +78,18 @@ families! {
         "Time from the last byte of a blob to its 201, durable on disk.";
     JOBS = "job_total" Counter ["status"]
         "Provisioning jobs that came to an outcome since the start.";
+    JOB_DURATION = "job_duration_seconds" Histogram ["outcome", "task_target"]
+        "Time from a job's creation to its outcome, in whole seconds; targets of the operator's own are `other`.";
+    PHASE_DURATION = "shoal_provisioner_provisioning_phase_duration_seconds" Histogram ["phase"]
+        "How long jobs stayed in a phase, with all repetitions and over restarts, in whole seconds.";
     ISO_BUILD_DURATION = "iso_build_duration_seconds" Histogram []
         "Time from a job's recipe to its task ISO, durable on disk.";
+    REDFISH_REQUESTS = "shoal_provisioner_redfish_requests_total" Counter ["op", "code", "vendor"]
+        "Requests to BMCs by what they were part of, by status code (`none`: no answer) and by what is known of the vendor.";
+    REDFISH_REQUEST_DURATION = "shoal_provisioner_redfish_request_duration_seconds" Histogram []
+        "Time from a request to a BMC to its whole answer, or to the end of waiting for it.";
+    REDFISH_RETRIES = "shoal_provisioner_redfish_retries_total" Counter []
+        "Requests to BMCs that were made again because the one before came to nothing.";
     WEBHOOKS = "shoal_provisioner_webhook_requests_total" Counter ["status"]
         "Reports of nodes by what became of them.";
     WEBHOOK_AUTH_FAILURES = "webhook_auth_failures_total" Counter []
@@ -155,6 +165,37 @@ const UPLOAD_BOUNDS_MICROS: [u64; 12] = [
     1_200_000_000,
     1_800_000_000,
     3_600_000_000,
+];
+
+/// Upper bounds in microseconds: a second, what a quick BMC takes, to four hours, where a job is stuck.
+const PHASE_BOUNDS_MICROS: [u64; 13] = [
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    120_000_000,
+    300_000_000,
+    600_000_000,
+    1_200_000_000,
+    1_800_000_000,
+    3_600_000_000,
+    14_400_000_000,
+];
+
+/// Upper bounds in microseconds: 10 ms, which no BMC undercuts, to a minute, beyond any sane timeout.
+const BMC_BOUNDS_MICROS: [u64; 11] = [
+    10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+    30_000_000, 60_000_000,
+];
+
+/// The task targets that are series of their own: others are an operator's words, without a bound.
+const TASK_TARGETS: [&str; 4] = [
+    "install-linux.target",
+    "install-windows.target",
+    "install-esxi.target",
+    "supermicro-update.target",
 ];
 
 /// One more slot than the longest list of bounds: the last counts what is above all bounds.
@@ -332,10 +373,18 @@ pub struct Telemetry {
     provision: Arc<ProvisionMetrics>,
 }
 
+/// Operation, status (`None`: no answer; 0: none of HTTP's) and vendor, each of a short list.
+type BmcRequest = (&'static str, Option<u16>, &'static str);
+
 /// What the provisioning module counts: rare things, so once for all threads.
 pub struct ProvisionMetrics {
     jobs: Counts<3>,
+    job_durations: DurationsBy<2>,
+    phases: DurationsBy<1>,
     iso_build: Durations,
+    bmc_requests: Mutex<BTreeMap<BmcRequest, u64>>,
+    bmc_durations: Durations,
+    bmc_retries: AtomicU64,
     webhooks: Counts<5>,
     webhook_auth_failures: AtomicU64,
 }
@@ -357,19 +406,110 @@ impl<const N: usize> Counts<N> {
     }
 }
 
+/// Durations by the values of labels, of those that occurred. Values are words of the program, so
+/// there are few.
+struct DurationsBy<const N: usize> {
+    bounds_micros: &'static [u64],
+    found: Mutex<BTreeMap<[&'static str; N], Durations>>,
+}
+
+impl<const N: usize> DurationsBy<N> {
+    fn new(bounds_micros: &'static [u64]) -> Self {
+        DurationsBy {
+            bounds_micros,
+            found: Mutex::default(),
+        }
+    }
+
+    fn observe(&self, labels: [&'static str; N], took: Duration) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found
+            .entry(labels)
+            .or_insert_with(|| Durations::new(self.bounds_micros))
+            .observe(took);
+    }
+
+    fn family(&self, row: &Family) -> MetricFamily {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = found.iter().map(|(labels, durations)| {
+            let labels = labels.map(str::to_owned).to_vec();
+            histogram(row, labels, std::iter::once(durations))
+        });
+        family(row, all.collect())
+    }
+}
+
 impl ProvisionMetrics {
     fn new() -> Self {
         ProvisionMetrics {
             jobs: Counts::of(["succeeded", "failed", "cancelled"]),
+            job_durations: DurationsBy::new(&PHASE_BOUNDS_MICROS),
+            phases: DurationsBy::new(&PHASE_BOUNDS_MICROS),
             iso_build: Durations::new(&COMMIT_BOUNDS_MICROS),
+            bmc_requests: Mutex::default(),
+            bmc_durations: Durations::new(&BMC_BOUNDS_MICROS),
+            bmc_retries: AtomicU64::new(0),
             webhooks: Counts::of(["taken", "again", "no_job", "too_early", "refused"]),
             webhook_auth_failures: AtomicU64::new(0),
         }
     }
 
-    /// A job has its outcome: `succeeded`, `failed` or `cancelled`.
-    pub fn job_ended(&self, outcome: &str) {
+    /// A job has its outcome, `succeeded`, `failed` or `cancelled`, so long after it was made.
+    pub fn job_ended(&self, outcome: &'static str, task_target: &str, took: Duration) {
         self.jobs.count(outcome);
+        let known = TASK_TARGETS.iter().find(|known| **known == task_target);
+        let target = known.copied().unwrap_or("other");
+        self.job_durations.observe([outcome, target], took);
+    }
+
+    /// A job has left a phase it was in for so long.
+    pub fn phase_took(&self, phase: &'static str, took: Duration) {
+        self.phases.observe([phase], took);
+    }
+
+    /// A BMC was asked, and answered with `status` or not at all.
+    pub fn bmc_asked(
+        &self,
+        operation: &'static str,
+        status: Option<u16>,
+        vendor: &'static str,
+        took: Duration,
+    ) {
+        // What no standard knows is one series, whatever a BMC makes up.
+        let is_known = |status: u16| {
+            http::StatusCode::from_u16(status)
+                .is_ok_and(|status| status.canonical_reason().is_some())
+        };
+        let code = status.map(|status| if is_known(status) { status } else { 0 });
+        let mut counts = self
+            .bmc_requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *counts.entry((operation, code, vendor)).or_default() += 1;
+        drop(counts);
+        self.bmc_durations.observe(took);
+    }
+
+    /// A request to a BMC is made again.
+    pub fn bmc_asked_again(&self) {
+        self.bmc_retries.fetch_add(1, Relaxed);
+    }
+
+    fn bmc_requests(&self) -> MetricFamily {
+        let counts = self
+            .bmc_requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let all = counts.iter().map(|((operation, code, vendor), count)| {
+            let code = match code {
+                None => "none".to_owned(),
+                Some(0) => "other".to_owned(),
+                Some(status) => status.to_string(),
+            };
+            let labels = vec![(*operation).to_owned(), code, (*vendor).to_owned()];
+            series(&REDFISH_REQUESTS, labels, *count as f64)
+        });
+        family(&REDFISH_REQUESTS, all.collect())
     }
 
     /// A task ISO took this long from its recipe to the disk.
@@ -496,6 +636,8 @@ impl Telemetry {
                 vec![self.over_cores(&COMMIT_DURATION, |core| &core.commit)],
             ),
             self.provision.family(&JOBS, &self.provision.jobs),
+            self.provision.job_durations.family(&JOB_DURATION),
+            self.provision.phases.family(&PHASE_DURATION),
             family(
                 &ISO_BUILD_DURATION,
                 vec![histogram(
@@ -503,6 +645,19 @@ impl Telemetry {
                     Vec::new(),
                     std::iter::once(&self.provision.iso_build),
                 )],
+            ),
+            self.provision.bmc_requests(),
+            family(
+                &REDFISH_REQUEST_DURATION,
+                vec![histogram(
+                    &REDFISH_REQUEST_DURATION,
+                    Vec::new(),
+                    std::iter::once(&self.provision.bmc_durations),
+                )],
+            ),
+            single(
+                &REDFISH_RETRIES,
+                self.provision.bmc_retries.load(Relaxed) as f64,
             ),
             self.provision.family(&WEBHOOKS, &self.provision.webhooks),
             single(
@@ -758,6 +913,49 @@ mod tests {
             0.093
         );
         assert!(!text.contains("route=\"servers\""));
+    }
+
+    #[test]
+    fn a_job_is_timed_by_outcome_and_target_and_an_own_target_is_other() {
+        let telemetry = Telemetry::new(1);
+        let provision = telemetry.provision();
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        provision.job_ended("succeeded", "install-linux.target", minutes(4));
+        provision.job_ended("failed", "rack-42.target", minutes(7));
+        provision.job_ended("failed", "rack-43.target", minutes(8));
+        let text = telemetry.render();
+        let name = "job_duration_seconds";
+        let linux = r#"outcome="succeeded",task_target="install-linux.target""#;
+        let below = |bound| value(&text, &format!("{name}_bucket{{{linux},le=\"{bound}\"}}"));
+        assert_eq!((below("120"), below("300")), (0.0, 1.0));
+        let other = r#"{outcome="failed",task_target="other"}"#;
+        assert_eq!(value(&text, &format!("{name}_sum{other}")), 900.0);
+        assert!(!text.contains("rack-"));
+        assert_eq!(value(&text, r#"job_total{status="failed"}"#), 2.0);
+    }
+
+    #[test]
+    fn requests_to_bmcs_are_counted_and_what_a_bmc_makes_up_is_one_series() {
+        let telemetry = Telemetry::new(1);
+        let provision = telemetry.provision();
+        let took = Duration::from_millis(40);
+        for status in [Some(200), Some(200), Some(777), Some(799), None] {
+            provision.bmc_asked("insert", status, "dell", took);
+        }
+        provision.bmc_asked_again();
+        let text = telemetry.render();
+        let name = "shoal_provisioner_redfish_requests_total";
+        let count = |code: &str| {
+            let labels = format!(r#"op="insert",code="{code}",vendor="dell""#);
+            value(&text, &format!("{name}{{{labels}}}"))
+        };
+        assert_eq!(
+            (count("200"), count("other"), count("none")),
+            (2.0, 2.0, 1.0)
+        );
+        let durations = "shoal_provisioner_redfish_request_duration_seconds";
+        assert_eq!(value(&text, &format!("{durations}_sum")), 0.2);
+        assert_eq!(value(&text, "shoal_provisioner_redfish_retries_total"), 1.0);
     }
 
     #[test]

@@ -27,8 +27,10 @@ pub fn page() -> String {
         ));
     }
     page.push_str(
-        "\nA series of `http_requests_total`, `http_request_duration_seconds` and \
-         `controller_core_requests_total` appears with its first request; every other family is complete from the first scrape. The values of \
+        "\nA series of `http_requests_total`, `http_request_duration_seconds`, \
+         `controller_core_requests_total` and `shoal_provisioner_redfish_requests_total` appears \
+         with its first request, one of `job_duration_seconds` and of the phases with the first job \
+         that has ended or passed; every other family is complete from the first scrape. The values of \
          `route`:\n\n",
     );
     let routes: Vec<String> = super::RouteClass::ALL
@@ -70,6 +72,10 @@ mod tests {
             .core(0)
             .answer_took(RouteClass::Ping, std::time::Duration::ZERO);
         telemetry.set_disk_free("/srv", 1);
+        let (provision, took) = (telemetry.provision(), std::time::Duration::ZERO);
+        provision.job_ended("failed", "", took);
+        provision.phase_took("reset", took);
+        provision.bmc_asked("reset", None, "other", took);
         let text = telemetry.render();
         let rendered: Vec<&str> = text
             .lines()

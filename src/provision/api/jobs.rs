@@ -118,6 +118,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
                     idempotency_key: key.as_deref(),
                     recipe: &accepted.submitted,
                     recipe_hash: &accepted.hash,
+                    task_target: &accepted.task.target,
                     machine: Job::new(accepted.ending, stuck_seconds, now),
                     artifact: held.as_ref().map(|held| &held.artifact),
                     entries: &accepted.entries,
@@ -219,7 +220,6 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let was_cancelled =
             row.machine.outcome().map(|outcome| outcome.name()) == Some("cancelled");
         if changed {
-            self.api.metrics.job_ended("cancelled");
             self.api.mailbox.wake_workers();
         } else if !was_cancelled {
             return Err(ApiError::AlreadyEnded { job });

@@ -75,10 +75,6 @@ impl<I: Io + Clone + 'static> Provision<I> {
             }
         };
         let (asked, now) = (serial.clone(), self.now());
-        let outcome = match &read.report {
-            Report::Success => "succeeded",
-            Report::Failed { .. } => "failed",
-        };
         let reported = self
             .api
             .mailbox
@@ -89,7 +85,6 @@ impl<I: Io + Clone + 'static> Provision<I> {
             .await?;
         let (word, answer) = match reported {
             Reported::Taken => {
-                self.api.metrics.job_ended(outcome);
                 self.api.mailbox.wake_workers();
                 ("taken", Ok(json!({"ok": true})))
             }

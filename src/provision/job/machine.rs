@@ -407,6 +407,11 @@ impl Job {
         self.begun
     }
 
+    /// When the phase began.
+    pub fn since(&self) -> u64 {
+        self.since
+    }
+
     pub fn outcome(&self) -> Option<Outcome> {
         self.outcome
     }

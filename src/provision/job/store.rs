@@ -78,6 +78,9 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE jobs ADD COLUMN artifact_digest TEXT;
     ALTER TABLE jobs ADD COLUMN artifact_bytes INTEGER;
 ",
+    "
+    ALTER TABLE jobs ADD COLUMN task_target TEXT NOT NULL DEFAULT '';
+",
 ];
 
 /// Longest message of an event; what is longer is cut.
@@ -149,6 +152,7 @@ pub struct NewJob<'a> {
     pub recipe: &'a [u8],
     /// Of what is to be compared when the same key comes again.
     pub recipe_hash: &'a str,
+    pub task_target: &'a str,
     pub machine: Job,
     pub artifact: Option<&'a Artifact>,
     pub entries: &'a [Entry],
@@ -176,6 +180,8 @@ pub enum Created {
 pub struct JobRow {
     pub id: Uuid,
     pub serial: String,
+    /// Empty where the job was made before this was kept.
+    pub task_target: String,
     pub machine: Job,
     pub created: u64,
     pub updated: u64,
@@ -210,14 +216,6 @@ pub struct Filter {
     pub after: Option<(u64, Uuid)>,
 }
 
-/// A job after an event that a worker told.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Recorded {
-    pub row: JobRow,
-    /// This event gave the job its outcome.
-    pub ended: bool,
-}
-
 /// What became of a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reported {
@@ -229,10 +227,14 @@ pub enum Reported {
     TooEarly,
 }
 
+/// Told of the job before an event, and of the row after it.
+type Moved = dyn Fn(&Job, &JobRow) + Send;
+
 /// The database.
 pub struct JobStore {
     connection: Connection,
     completed: Box<dyn Fn(Uuid) + Send>,
+    moved: Box<Moved>,
 }
 
 impl JobStore {
@@ -255,6 +257,7 @@ impl JobStore {
         Ok(JobStore {
             connection,
             completed: Box::new(|_| {}),
+            moved: Box::new(|_, _| {}),
         })
     }
 
@@ -263,7 +266,14 @@ impl JobStore {
         self.completed = Box::new(completed);
     }
 
-    fn note_complete(&self, row: &JobRow) {
+    /// `moved` is told of each event that has just reached the disk: the job before it, and the row
+    /// after.
+    pub fn when_moved(&mut self, moved: impl Fn(&Job, &JobRow) + Send + 'static) {
+        self.moved = Box::new(moved);
+    }
+
+    fn tell(&self, before: &Job, row: &JobRow) {
+        (self.moved)(before, row);
         if row.machine.status() == Status::Complete {
             (self.completed)(row.id);
         }
@@ -371,8 +381,8 @@ impl JobStore {
         write.execute(
             "INSERT INTO jobs (id, serial, idempotency_key, recipe_hash, recipe, machine, status,
                  due, created, updated, artifact_reference, artifact_repository, artifact_digest,
-                 artifact_bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12, ?13)",
+                 artifact_bytes, task_target)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12, ?13, ?14)",
             params![
                 new.id.to_string(),
                 new.serial,
@@ -386,7 +396,8 @@ impl JobStore {
                 new.artifact.map(|artifact| &artifact.reference),
                 new.artifact.map(|artifact| artifact.repository.as_str()),
                 new.artifact.map(|artifact| artifact.digest.to_string()),
-                new.artifact.map(|artifact| artifact.bytes)
+                new.artifact.map(|artifact| artifact.bytes),
+                new.task_target
             ],
         )?;
         add_events(&write, new.id, new.entries, now)?;
@@ -484,9 +495,10 @@ impl JobStore {
         let Some(mut row) = job_in(&write, id)? else {
             return Ok(None);
         };
+        let before = row.machine.clone();
         let changed = apply_in(&write, &mut row, Event::Cancel, now)?.is_ok();
         write.commit()?;
-        self.note_complete(&row);
+        self.tell(&before, &row);
         Ok(Some((row, changed)))
     }
 
@@ -542,6 +554,7 @@ impl JobStore {
                 return Ok(Reported::Again);
             }
         }
+        let before = row.machine.clone();
         match apply_in(&write, &mut row, Event::Report(report), now)? {
             Ok(()) => {}
             Err(Ignored::NotReset) => return Ok(Reported::TooEarly),
@@ -562,7 +575,7 @@ impl JobStore {
             )?;
         }
         write.commit()?;
-        self.note_complete(&row);
+        self.tell(&before, &row);
         Ok(Reported::Taken)
     }
 
@@ -649,7 +662,7 @@ impl JobStore {
         event: Event,
         notes: &[Entry],
         now: u64,
-    ) -> Stored<Option<Recorded>> {
+    ) -> Stored<Option<JobRow>> {
         let write = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -665,13 +678,12 @@ impl JobStore {
             return Ok(None);
         }
         let mut row = job_in(&write, id)?.ok_or_else(|| missing(id))?;
-        let was_open = row.machine.outcome().is_none();
+        let before = row.machine.clone();
         add_events(&write, id, notes, now)?;
         let _ = apply_in(&write, &mut row, event, now)?;
         write.commit()?;
-        self.note_complete(&row);
-        let ended = was_open && row.machine.outcome().is_some();
-        Ok(Some(Recorded { row, ended }))
+        self.tell(&before, &row);
+        Ok(Some(row))
     }
 
     /// What a job is to be carried out by.
@@ -847,6 +859,7 @@ fn read_job(row: &Row<'_>) -> Stored<JobRow> {
     Ok(JobRow {
         id: parse_id(&id)?,
         serial: row.get("serial")?,
+        task_target: row.get("task_target")?,
         machine: serde_json::from_str(&machine).map_err(|error| StoreError::Row {
             what: format!("jobs.machine of {id}: {error}"),
         })?,
@@ -929,6 +942,7 @@ mod tests {
                 idempotency_key: key,
                 recipe: b"{}",
                 recipe_hash: hash,
+                task_target: "install-linux.target",
                 machine: Job::new(Ending::Report, 14_400, 100),
                 artifact: None,
                 entries: &[],
@@ -948,7 +962,7 @@ mod tests {
                     .store
                     .record(id, worker, event, &[], 110)
                     .expect("a write");
-                row.expect("the lease is ours").row.machine
+                row.expect("the lease is ours").machine
             };
             while record(Event::Begun).phase() != Phase::AwaitReport {
                 record(Event::Done);

@@ -26,7 +26,7 @@ use crate::provision::job::store::{Iso, JobRow, Server};
 use crate::provision::mailbox::{AskError, Mailbox};
 use crate::provision::media;
 use crate::provision::recipe;
-use crate::provision::redfish::{Redfish, Target};
+use crate::provision::redfish::{Meter, Redfish, Target};
 use crate::provision::sealed::SealingKey;
 use crate::provision::task_iso;
 use crate::telemetry::ProvisionMetrics;
@@ -50,6 +50,7 @@ pub enum Bmcs {
         settings: RedfishConfig,
         /// Disconnected when the program is to stop.
         stop: Receiver<()>,
+        meter: Arc<dyn Meter>,
     },
 }
 
@@ -58,14 +59,18 @@ impl Bmcs {
     fn of(&self, server: &Server, password: &str) -> Result<Box<dyn Bmc>, String> {
         match self {
             Bmcs::Noop { record } => Ok(Box::new(Noop::new(&server.serial, record.clone()))),
-            Bmcs::Redfish { settings, stop } => {
+            Bmcs::Redfish {
+                settings,
+                stop,
+                meter,
+            } => {
                 let (address, user) = (&server.bmc_address, &server.bmc_username);
                 let target = Target {
                     serial: Some(server.serial.clone()),
                     ..Target::new(address, user, password, server.vendor.clone())?
                 };
                 let redfish = Redfish::new(target, settings, CALL_TIME_MAX, stop.clone());
-                Ok(Box::new(redfish))
+                Ok(Box::new(redfish.metered(meter.clone())))
             }
         }
     }
@@ -300,13 +305,10 @@ impl Worker {
             tracing::warn!(job = %id, "the lease of this job has gone to another worker");
             return Ok(None);
         };
-        let row = after.row;
+        let row = after;
         if row.machine.status() != before {
             let status = row.machine.status().name();
             tracing::info!(job = %id, serial = row.serial, status, "job");
-        }
-        if let (true, Some(outcome)) = (after.ended, row.machine.outcome()) {
-            self.parts.metrics.job_ended(outcome.name());
         }
         Ok(Some(row))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use super::boot;
 use super::document::{MEMBERS_MAX, at, links, shown};
 use super::http::{Answer, Ask, Http, Proof, Silence};
+use super::meter::{Asked, Meter, Op, Unmetered};
 use super::note::Note;
 use super::origin::{Link, Origin};
 use super::refusal;
@@ -57,6 +59,9 @@ pub struct Channel {
     /// Disconnected when the program is to stop.
     stop: Receiver<()>,
     notes: Vec<BmcNote>,
+    pub meter: Arc<dyn Meter>,
+    /// What the requests are part of.
+    op: Op,
 }
 
 impl Channel {
@@ -78,11 +83,14 @@ impl Channel {
             deadline: Instant::now() + call_time_max,
             stop,
             notes: Vec::new(),
+            meter: Arc::new(Unmetered),
+            op: Op::Discover,
         }
     }
 
     /// From here on the time of a call runs.
-    pub fn begin_call(&mut self) {
+    pub fn begin_call(&mut self, op: Op) {
+        self.op = op;
         self.deadline = Instant::now() + self.call_time_max;
     }
 
@@ -201,7 +209,9 @@ impl Channel {
 
     /// The pause before the try after so many that came to nothing.
     pub fn pause_after(&mut self, tries: u32) -> Result<(), Trouble> {
-        self.pause(retry::pause(tries, self.habits.pause_max, jitter()))
+        self.pause(retry::pause(tries, self.habits.pause_max, jitter()))?;
+        self.meter.asked_again();
+        Ok(())
     }
 
     /// Asks until the outcome is one; a 401 is.
@@ -222,6 +232,7 @@ impl Channel {
                 Next::Again { after } => {
                     self.note_repetition(&asked, after);
                     self.pause(after)?;
+                    self.meter.asked_again();
                 }
                 Next::Take | Next::GiveUp => return asked_at_last(ask, asked),
             }
@@ -231,17 +242,34 @@ impl Channel {
 
     fn ask(&mut self, ask: &Ask<'_>, proof: &Proof) -> Result<Result<Answer, Silence>, Trouble> {
         let time_max = self.settings.timeout.min(self.time_left()?);
+        Ok(self.ask_within(ask, proof, time_max))
+    }
+
+    /// Asks once, and is counted.
+    fn ask_within(
+        &self,
+        ask: &Ask<'_>,
+        proof: &Proof,
+        time_max: Duration,
+    ) -> Result<Answer, Silence> {
         let begun = Instant::now();
         let asked = self.http.ask(ask, proof, time_max);
+        let (took, status) = (begun.elapsed(), asked.as_ref().ok().map(|one| one.status));
+        self.meter.asked(&Asked {
+            op: self.op,
+            status,
+            vendor: self.habits.word(),
+            took,
+        });
         tracing::debug!(
             bmc = %self.origin,
             method = %ask.method,
             path = %ask.link,
-            status = asked.as_ref().map_or(0, |answer| answer.status),
-            millis = begun.elapsed().as_millis() as u64,
+            status = status.unwrap_or(0),
+            millis = took.as_millis() as u64,
             "redfish"
         );
-        Ok(asked)
+        asked
     }
 
     fn note_repetition(&mut self, asked: &Result<Answer, Silence>, after: Duration) {
@@ -333,16 +361,18 @@ impl Drop for Channel {
         let Standing::Guest(Session {
             token,
             link: Some(link),
-        }) = &self.standing
+        }) = std::mem::replace(&mut self.standing, Standing::Stranger)
         else {
             return;
         };
         let ask = Ask {
             method: http::Method::DELETE,
-            ..Ask::get(link)
+            ..Ask::get(&link)
         };
         let time_max = GOODBYE_TIME_MAX.min(self.settings.timeout);
-        if let Err(error) = self.http.ask(&ask, &Proof::Token(token.clone()), time_max) {
+        let proof = Proof::Token(token);
+        self.op = Op::LogOut;
+        if let Err(error) = self.ask_within(&ask, &proof, time_max) {
             tracing::debug!(bmc = %self.origin, ?error, "the session stays open");
         }
     }

@@ -1,6 +1,7 @@
 //! A machine's controller as a job sees it: each call is a few requests and what is read back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
@@ -12,6 +13,7 @@ use super::discovery::{self, Match, NoMatch};
 use super::document::{link, links, shown, shown_image, text};
 use super::http::{Answer, Ask};
 use super::media::{self, Content, Device, INSERT_PROPERTIES, Insertion, Step};
+use super::meter::{Meter, Op};
 use super::note::Note;
 use super::origin::{Link, Origin};
 use super::power;
@@ -97,9 +99,15 @@ impl Redfish {
         }
     }
 
+    /// With its requests counted by `meter`.
+    pub fn metered(mut self, meter: Arc<dyn Meter>) -> Redfish {
+        self.channel.meter = meter;
+        self
+    }
+
     /// All that a job would meet, by reading alone; without a serial, of the only system.
     pub fn survey(&mut self, serial: Option<&str>) -> Result<Survey, BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Survey);
         let (system, manager) = self.locate(serial)?;
         let slots = self.slots()?;
         let action_info = self.action_info(&system)?;
@@ -562,7 +570,7 @@ impl Redfish {
 
 impl Bmc for Redfish {
     fn discover(&mut self, serial: &str) -> Result<Machine, BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Discover);
         self.serial = Some(serial.to_owned());
         let (system, _) = self.locate(Some(serial))?;
         let own = text(&system, &["SerialNumber"]).map(shown);
@@ -574,33 +582,33 @@ impl Bmc for Redfish {
     }
 
     fn media(&mut self) -> Result<Vec<Slot>, BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Media);
         Ok(self.slots()?)
     }
 
     fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Insert);
         Ok(self.fill(slot, url)?)
     }
 
     fn eject(&mut self, slot: &SlotId) -> Result<(), BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Eject);
         let place = self.place_of(slot)?;
         Ok(self.empty(&place)?)
     }
 
     fn boot_once_from_cd(&mut self) -> Result<(), BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::BootOnce);
         Ok(self.set_boot()?)
     }
 
     fn reset(&mut self) -> Result<(), BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Reset);
         Ok(self.restart()?)
     }
 
     fn power(&mut self) -> Result<Power, BmcError> {
-        self.channel.begin_call();
+        self.channel.begin_call(Op::Power);
         let (system, _) = self.system()?;
         Ok(power_of(&system)?)
     }

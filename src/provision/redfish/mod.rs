@@ -14,6 +14,7 @@ mod discovery;
 mod document;
 mod http;
 mod media;
+mod meter;
 mod note;
 mod origin;
 mod power;
@@ -24,6 +25,7 @@ mod survey;
 mod vendor;
 
 pub use client::{Redfish, Target};
+pub use meter::{Asked, Meter};
 pub use origin::{Origin, OriginError};
 pub use session::Login;
 pub use survey::Survey;

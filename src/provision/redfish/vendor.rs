@@ -20,6 +20,13 @@ pub struct Habits {
     pub cd_targets: &'static [&'static str],
 }
 
+impl Habits {
+    /// One lower-case word for the vendor, of a short list.
+    pub fn word(&self) -> &'static str {
+        self.words.first().copied().unwrap_or("other")
+    }
+}
+
 /// The standard, and what is left to the rest of the world.
 pub const STANDARD: Habits = Habits {
     name: "standard",
