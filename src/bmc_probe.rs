@@ -93,7 +93,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
 fn code_of(error: &BmcError) -> u8 {
     match error {
         BmcError::Missing { .. } | BmcError::Refused { .. } | BmcError::Answer { .. } => 1,
-        BmcError::Unreachable { .. } | BmcError::Busy { .. } | BmcError::Login => 3,
+        BmcError::Unreachable { .. }
+        | BmcError::NotBegun { .. }
+        | BmcError::Busy { .. }
+        | BmcError::Login => 3,
     }
 }
 

@@ -770,6 +770,55 @@ fn a_reset_whose_answer_is_lost_is_never_repeated_on_a_guess() {
     }
 }
 
+/// A BMC that restarts with its machine, for example.
+#[test]
+fn a_lost_reset_is_not_known_whatever_the_bmc_says_afterwards() {
+    for after in [404, 401, 503] {
+        let bmc = MockBmc::start(two_slots(), Habits::default());
+        let mut client = found(&bmc);
+        let answer_is_late = What::DoneHung(settings().timeout * 2);
+        bmc.fault(Fault {
+            method: "POST",
+            path: RESET,
+            times: 1,
+            what: answer_is_late,
+        });
+        let reset = thread::scope(|scope| {
+            let resetting = scope.spawn(|| client.reset());
+            while bmc.state().machine.resets.is_empty() {
+                thread::sleep(Duration::from_millis(10));
+            }
+            bmc.fault(Fault::status("GET", SYSTEM, u32::MAX, after));
+            resetting.join().expect("it gives an answer")
+        });
+        assert!(
+            matches!(reset, Err(BmcError::Unreachable { .. })),
+            "{after}: {reset:?}"
+        );
+        assert_eq!(bmc.state().machine.resets.len(), 1, "{after}");
+    }
+}
+
+#[test]
+fn a_reset_that_was_never_asked_for_is_told_apart_from_one_that_may_have_happened() {
+    for what in [What::Dropped, What::Hung(Duration::from_secs(3))] {
+        let bmc = MockBmc::start(two_slots(), Habits::default());
+        let mut client = found(&bmc);
+        bmc.fault(Fault {
+            method: "GET",
+            path: SYSTEM,
+            times: u32::MAX,
+            what: what.clone(),
+        });
+        let reset = client.reset();
+        assert!(
+            matches!(reset, Err(BmcError::NotBegun { .. })),
+            "{what:?}: {reset:?}"
+        );
+        assert!(bmc.state().machine.resets.is_empty());
+    }
+}
+
 // --- what is not to be trusted ----------------------------------------------------------------
 
 #[test]

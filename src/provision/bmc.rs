@@ -87,6 +87,8 @@ pub struct BmcNote {
 pub enum BmcError {
     /// No answer, or none in time: whether the call had its effect is not known.
     Unreachable { message: String },
+    /// No answer to what had to be asked before: the call has had no effect.
+    NotBegun { message: String },
     /// The controller says that it cannot now: busy, starting, out of sessions.
     Busy { message: String },
     /// The login is wrong.
@@ -102,7 +104,9 @@ pub enum BmcError {
 impl fmt::Display for BmcError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BmcError::Unreachable { message } => write!(out, "the BMC does not answer: {message}"),
+            BmcError::Unreachable { message } | BmcError::NotBegun { message } => {
+                write!(out, "the BMC does not answer: {message}")
+            }
             BmcError::Busy { message } => write!(out, "the BMC is busy: {message}"),
             BmcError::Login => out.write_str("the BMC refuses the user name or the password"),
             BmcError::Refused { status, message } => {

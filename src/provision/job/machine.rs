@@ -272,7 +272,7 @@ impl From<BmcError> for Failure {
     fn from(error: BmcError) -> Failure {
         let certainty = match &error {
             BmcError::Unreachable { .. } => Certainty::Unknown,
-            BmcError::Busy { .. } => Certainty::Passing,
+            BmcError::NotBegun { .. } | BmcError::Busy { .. } => Certainty::Passing,
             BmcError::Login
             | BmcError::Refused { .. }
             | BmcError::Missing { .. }
@@ -475,7 +475,17 @@ impl Job {
                 self.end_effect(now, Job::advance)
             }
             Event::Power(power) => self.end_effect(now, |job, now| job.saw_power(power, now)),
-            Event::Failed(failure) => self.end_effect(now, |job, now| job.fell(failure, now)),
+            Event::Failed(failure) => {
+                // Also where the outcome has come meanwhile: a machine that was not reset is not
+                // reset after.
+                if self.begun
+                    && self.phase == Phase::Reset
+                    && failure.certainty != Certainty::Unknown
+                {
+                    self.reset = false;
+                }
+                self.end_effect(now, |job, now| job.fell(failure, now))
+            }
             Event::Interrupted => self.end_effect(now, Job::was_interrupted),
             Event::Report(report) => self.report(report, now),
             Event::Cancel => self.cancel(now),
@@ -588,8 +598,7 @@ impl Job {
         let step = failure.step.unwrap_or(self.phase.failed_step());
         let may_pass = failure.certainty != Certainty::Refused;
         match self.phase {
-            // The one effect that is not tried again. If the machine may have been reset, it may
-            // be writing its disk by now.
+            // Not tried again: if the machine may have been reset, it may be writing its disk by now.
             Phase::Reset if failure.certainty == Certainty::Unknown => {
                 self.enter(self.after_reset(), now);
                 vec![warn(
@@ -599,10 +608,6 @@ impl Job {
                         failure.message
                     ),
                 )]
-            }
-            Phase::Reset => {
-                self.reset = false;
-                self.fail(step, failure.message, now)
             }
             Phase::WatchPower if may_pass => {
                 self.poll_again(now);
@@ -615,7 +620,7 @@ impl Job {
             }
             phase if phase.is_clean_up() => {
                 let in_time = now < self.stretch_since + CLEAN_UP_SECONDS;
-                if may_pass && in_time && phase != Phase::ResetAfter {
+                if may_pass && in_time {
                     return self.try_again(step, failure.message, now);
                 }
                 let mut entries =
@@ -846,6 +851,10 @@ mod tests {
                 now += seconds;
                 let before = job.clone();
                 let announced = event == Event::Begun;
+                let did_not_happen = matches!(
+                    &event,
+                    Event::Failed(failure) if failure.certainty != Certainty::Unknown
+                );
                 let applied = job.apply(event, now);
                 if applied.is_err() {
                     prop_assert_eq!(&job, &before);
@@ -861,7 +870,15 @@ mod tests {
                         _ => {}
                     }
                 }
+                if did_not_happen && applied.is_ok() {
+                    match before.phase {
+                        Phase::Reset => resets -= 1,
+                        Phase::ResetAfter => resets_after -= 1,
+                        _ => {}
+                    }
+                }
                 prop_assert!(resets <= 1 && resets_after <= 1);
+                prop_assert!(resets_after <= resets);
                 if before.outcome.is_some() {
                     prop_assert_eq!(job.outcome, before.outcome);
                     if before.failed_step.is_some() {

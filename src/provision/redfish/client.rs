@@ -500,14 +500,7 @@ impl Redfish {
     }
 
     fn restart(&mut self) -> Result<(), Trouble> {
-        let (before, _) = self.system()?;
-        let power = power_of(&before)?;
-        let target = ["Actions", "#ComputerSystem.Reset", "target"];
-        let target = text(&before, &target).ok_or_else(|| missing("reset"))?;
-        let target = self.channel.link(target)?;
-        let info = self.action_info(&before)?;
-        let allowed = power::allowed(&before, info.as_ref());
-        let resets = power::resets(power, allowed.as_deref());
+        let (before, target, resets) = self.ready_to_restart().map_err(not_begun)?;
         let mut refusals = Err(missing("reset that fits"));
         for reset in resets {
             match self.reset_by(reset, &target, &before)? {
@@ -523,6 +516,19 @@ impl Redfish {
             }
         }
         refusals
+    }
+
+    /// The system as it is, where it is reset, and by which resets.
+    fn ready_to_restart(&mut self) -> Result<(Value, Link, Vec<&'static str>), Trouble> {
+        let (before, _) = self.system()?;
+        let power = power_of(&before)?;
+        let target = ["Actions", "#ComputerSystem.Reset", "target"];
+        let target = text(&before, &target).ok_or_else(|| missing("reset"))?;
+        let target = self.channel.link(target)?;
+        let info = self.action_info(&before)?;
+        let allowed = power::allowed(&before, info.as_ref());
+        let resets = power::resets(power, allowed.as_deref());
+        Ok((before, target, resets))
     }
 
     /// Does this reset, or gives the answer that refuses it.
@@ -547,8 +553,10 @@ impl Redfish {
                 Err(Trouble::AnswerLost(problem)) => problem,
                 Err(failed) => return Err(failed),
             };
-            let (after, _) = self.system()?;
-            match power::happened(before, &after) {
+            // A BMC that cannot be looked at tells nothing, whatever it says instead.
+            let seen = self.system().ok();
+            let happened = seen.and_then(|(after, _)| power::happened(before, &after));
+            match happened {
                 Some(true) => {
                     self.channel.note(Note::ResetSeen);
                     return Ok(None);
@@ -636,6 +644,16 @@ fn not_found(serial: Option<&str>, none: NoMatch) -> BmcError {
         },
     };
     BmcError::Missing { what }
+}
+
+/// Nothing that changes the machine has been asked yet.
+fn not_begun(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::AnswerLost(message) | Trouble::Failed(BmcError::Unreachable { message }) => {
+            Trouble::Failed(BmcError::NotBegun { message })
+        }
+        failed => failed,
+    }
 }
 
 /// What is named and not there is as good as not named.
