@@ -551,6 +551,27 @@ fn a_planted_password_is_in_no_file_log_or_answer_and_a_lost_key_says_so() {
     assert!(ended.to_string().contains("set it again"), "{ended:#}");
 }
 
+/// Its clean-up would eject from and reset whatever machine is behind the new address.
+#[test]
+fn a_job_s_server_keeps_its_bmc_until_the_job_is_complete() {
+    let site = Site::new("moved");
+    let server = site.plan().start();
+    put_server(&server, "XF-1");
+    let put = |address: &str, user: &str| {
+        let body = json!({"bmc_address": address, "bmc_username": user, "bmc_password": PASSWORD});
+        let target = "/api/v1/servers/XF-1";
+        ask(&server, "PUT", target, &[], &body.to_string())
+    };
+    let id = made_job(&server, "XF-1");
+    let refused = put("https://192.0.2.66", "root").expect(409);
+    assert_eq!(read(&refused)["job_id"], id.as_str());
+    put("https://192.0.2.10", "admin").expect(200);
+    let cancel = format!("/api/v1/jobs/{id}/cancel");
+    ask(&server, "POST", &cancel, &[], "").expect(200);
+    wait_for_phase(&server, &id, "done");
+    put("https://192.0.2.66", "root").expect(200);
+}
+
 fn mode_of(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     let found =

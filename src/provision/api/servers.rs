@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::error::ApiError;
 use super::time::rfc3339;
@@ -30,6 +31,19 @@ struct Wanted {
     /// Shown by GET, so that what was got can be put back; means nothing here.
     #[serde(rename = "last_seen")]
     _last_seen: Option<Value>,
+}
+
+/// What became of a server that was put.
+enum Put {
+    Done {
+        is_new: bool,
+    },
+    /// A job works at the address that was to change: what it has done at one machine, it would
+    /// undo at another, and reset that.
+    JobIsAt {
+        job: Uuid,
+    },
+    NoPassword,
 }
 
 impl<I: Io + Clone + 'static> Provision<I> {
@@ -81,26 +95,36 @@ impl<I: Io + Clone + 'static> Provision<I> {
             .mailbox
             .ask(move |store| {
                 let mut server = put;
+                let known = store.server(&server.serial)?;
+                let before = known.as_ref().map(|known| known.bmc_address.as_str());
+                if before.is_some_and(|before| before != server.bmc_address)
+                    && let Some(job) = store.active_job(&server.serial)?
+                {
+                    return Ok(Put::JobIsAt { job });
+                }
                 if keeps {
                     // A password is for one address; another must not be told it.
-                    match store.server(&server.serial)? {
+                    match known {
                         Some(known) if known.bmc_address == server.bmc_address => {
                             server.bmc_password = known.bmc_password;
                         }
-                        _ => return Ok(None),
+                        _ => return Ok(Put::NoPassword),
                     }
                 }
-                store.put_server(&server).map(Some)
+                store.put_server(&server).map(|is_new| Put::Done { is_new })
             })
             .await?;
-        let is_new = stored.ok_or_else(|| ApiError::Field {
-            field: "bmc_password",
-            message: "expected the password: the server or its bmc_address is new".to_owned(),
-        })?;
-        let status = if is_new {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
+        let status = match stored {
+            Put::Done { is_new: true } => StatusCode::CREATED,
+            Put::Done { is_new: false } => StatusCode::OK,
+            Put::JobIsAt { job } => return Err(ApiError::Active { job }),
+            Put::NoPassword => {
+                return Err(ApiError::Field {
+                    field: "bmc_password",
+                    message: "expected the password: the server or its bmc_address is new"
+                        .to_owned(),
+                });
+            }
         };
         Ok(json(RouteClass::Servers, status, &shown(&server)))
     }
