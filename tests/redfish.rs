@@ -547,6 +547,38 @@ fn an_image_that_is_refused_is_an_error_with_the_bmc_s_words() {
 }
 
 #[test]
+fn a_bmc_that_quotes_our_secrets_is_quoted_without_them() {
+    const SIGNED: &str =
+        "http://10.0.0.1/media/tasks/1/1700000000-c2lnbmF0dXJlLW9mLTI1Ni1iaXRz/task.iso";
+    let bmc = MockBmc::start(two_slots(), Habits::default());
+    let mut client = found(&bmc);
+    let quoted = json!({"error": {"message": format!("{SIGNED} by {USER}:{PASSWORD} is wrong")}});
+    for path in [INSERT, RESET] {
+        let what = What::Answer(400, Vec::new(), quoted.to_string());
+        bmc.fault(Fault {
+            method: "POST",
+            path,
+            times: u32::MAX,
+            what,
+        });
+    }
+    let refused = [
+        client.insert(&slot("CD1"), SIGNED).expect_err("refused"),
+        client.reset().expect_err("refused"),
+    ];
+    let notes = client.take_notes();
+    let said = refused.iter().map(ToString::to_string);
+    for text in said.chain(notes.into_iter().map(|note| note.message)) {
+        assert!(!text.contains("c2ln") && !text.contains(PASSWORD), "{text}");
+    }
+    let text = refused[0].to_string();
+    assert!(
+        text.contains("http://10.0.0.1/media/tasks/1/…/task.iso by root:… is wrong"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_slot_without_actions_is_filled_by_its_properties() {
     let habits = Habits {
         no_media_actions: true,

@@ -101,6 +101,32 @@ pub enum BmcError {
     Answer { message: String },
 }
 
+impl BmcError {
+    /// The same error, its text changed by `change`.
+    pub fn in_words(self, change: impl FnOnce(String) -> String) -> BmcError {
+        match self {
+            BmcError::Unreachable { message } => BmcError::Unreachable {
+                message: change(message),
+            },
+            BmcError::NotBegun { message } => BmcError::NotBegun {
+                message: change(message),
+            },
+            BmcError::Busy { message } => BmcError::Busy {
+                message: change(message),
+            },
+            BmcError::Login => BmcError::Login,
+            BmcError::Refused { status, message } => BmcError::Refused {
+                status,
+                message: change(message),
+            },
+            BmcError::Missing { what } => BmcError::Missing { what: change(what) },
+            BmcError::Answer { message } => BmcError::Answer {
+                message: change(message),
+            },
+        }
+    }
+}
+
 impl fmt::Display for BmcError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

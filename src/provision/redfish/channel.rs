@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
 use serde_json::Value;
 
 use super::boot;
+use super::discretion::Discretion;
 use super::document::{MEMBERS_MAX, at, links, shown};
 use super::http::{Answer, Ask, Http, Proof, Silence};
 use super::meter::{Asked, Meter, Op, Unmetered};
@@ -59,6 +60,7 @@ pub struct Channel {
     /// Disconnected when the program is to stop.
     stop: Receiver<()>,
     notes: Vec<BmcNote>,
+    discretion: Discretion,
     pub meter: Arc<dyn Meter>,
     /// What the requests are part of.
     op: Op,
@@ -72,6 +74,11 @@ impl Channel {
         call_time_max: Duration,
         stop: Receiver<()>,
     ) -> Channel {
+        let mut discretion = Discretion::default();
+        discretion.keep(login.password());
+        if let Proof::Basic(value) = login.basic() {
+            discretion.keep(value.trim_start_matches("Basic "));
+        }
         Channel {
             http: Http::new(origin.clone(), settings.insecure_tls),
             origin,
@@ -83,6 +90,7 @@ impl Channel {
             deadline: Instant::now() + call_time_max,
             stop,
             notes: Vec::new(),
+            discretion,
             meter: Arc::new(Unmetered),
             op: Op::Discover,
         }
@@ -119,7 +127,22 @@ impl Channel {
     }
 
     pub fn take_notes(&mut self) -> Vec<BmcNote> {
-        std::mem::take(&mut self.notes)
+        let notes = std::mem::take(&mut self.notes);
+        let shown = notes.into_iter().map(|note| BmcNote {
+            message: self.discretion.show(&note.message),
+            ..note
+        });
+        shown.collect()
+    }
+
+    /// A URL that the BMC is told, and that may be signed.
+    pub fn keep_url(&mut self, url: &str) {
+        self.discretion.keep_url(url);
+    }
+
+    /// What a call came to, as it may be shown.
+    pub fn told<T>(&self, done: Result<T, Trouble>) -> Result<T, BmcError> {
+        done.map_err(|trouble| BmcError::from(trouble).in_words(|text| self.discretion.show(&text)))
     }
 
     /// A link that the BMC gave.
@@ -337,7 +360,10 @@ impl Channel {
         let body = self.login.body();
         match self.repeat(&Ask::post(&place, &body), false, &Proof::Nobody) {
             Ok(answer) => match session::opened(&answer, &self.origin) {
-                Some(session) => Ok(Standing::Guest(session)),
+                Some(session) => {
+                    self.discretion.keep(&session.token);
+                    Ok(Standing::Guest(session))
+                }
                 None if answer.status == 401 => Err(Trouble::Failed(BmcError::Login)),
                 None => {
                     self.note(Note::SessionUnavailable {

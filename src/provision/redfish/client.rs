@@ -108,6 +108,11 @@ impl Redfish {
     /// All that a job would meet, by reading alone; without a serial, of the only system.
     pub fn survey(&mut self, serial: Option<&str>) -> Result<Survey, BmcError> {
         self.channel.begin_call(Op::Survey);
+        let surveyed = self.look_around(serial);
+        self.channel.told(surveyed)
+    }
+
+    fn look_around(&mut self, serial: Option<&str>) -> Result<Survey, Trouble> {
         let (system, manager) = self.locate(serial)?;
         let slots = self.slots()?;
         let action_info = self.action_info(&system)?;
@@ -120,6 +125,17 @@ impl Redfish {
             slots: &slots,
             habits,
         }))
+    }
+
+    fn machine(&mut self, serial: &str) -> Result<Machine, Trouble> {
+        self.serial = Some(serial.to_owned());
+        let (system, _) = self.locate(Some(serial))?;
+        let own = text(&system, &["SerialNumber"]).map(shown);
+        Ok(Machine {
+            serial: own.unwrap_or_else(|| serial.to_owned()),
+            vendor: text(&system, &["Manufacturer"]).map(shown),
+            power: power_of(&system)?,
+        })
     }
 
     /// Finds the machine, and tells what is odd about how it was found.
@@ -267,6 +283,7 @@ impl Redfish {
 
     /// Gives back how the BMC shows it.
     fn fill(&mut self, slot: &SlotId, url: &str) -> Result<String, Trouble> {
+        self.channel.keep_url(url);
         let place = self.place_of(slot)?;
         let mut insertion = Insertion::of(url);
         let (mut by_patch, mut losses, mut ejections) = (false, 0, 0);
@@ -579,46 +596,45 @@ impl Redfish {
 impl Bmc for Redfish {
     fn discover(&mut self, serial: &str) -> Result<Machine, BmcError> {
         self.channel.begin_call(Op::Discover);
-        self.serial = Some(serial.to_owned());
-        let (system, _) = self.locate(Some(serial))?;
-        let own = text(&system, &["SerialNumber"]).map(shown);
-        Ok(Machine {
-            serial: own.unwrap_or_else(|| serial.to_owned()),
-            vendor: text(&system, &["Manufacturer"]).map(shown),
-            power: power_of(&system)?,
-        })
+        let machine = self.machine(serial);
+        self.channel.told(machine)
     }
 
     fn media(&mut self) -> Result<Vec<Slot>, BmcError> {
         self.channel.begin_call(Op::Media);
-        Ok(self.slots()?)
+        let slots = self.slots();
+        self.channel.told(slots)
     }
 
     fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError> {
         self.channel.begin_call(Op::Insert);
-        Ok(self.fill(slot, url)?)
+        let filled = self.fill(slot, url);
+        self.channel.told(filled)
     }
 
     fn eject(&mut self, slot: &SlotId) -> Result<(), BmcError> {
         self.channel.begin_call(Op::Eject);
-        let place = self.place_of(slot)?;
-        Ok(self.empty(&place)?)
+        let place = self.place_of(slot);
+        let emptied = place.and_then(|place| self.empty(&place));
+        self.channel.told(emptied)
     }
 
     fn boot_once_from_cd(&mut self) -> Result<(), BmcError> {
         self.channel.begin_call(Op::BootOnce);
-        Ok(self.set_boot()?)
+        let set = self.set_boot();
+        self.channel.told(set)
     }
 
     fn reset(&mut self) -> Result<(), BmcError> {
         self.channel.begin_call(Op::Reset);
-        Ok(self.restart()?)
+        let restarted = self.restart();
+        self.channel.told(restarted)
     }
 
     fn power(&mut self) -> Result<Power, BmcError> {
         self.channel.begin_call(Op::Power);
-        let (system, _) = self.system()?;
-        Ok(power_of(&system)?)
+        let power = self.system().and_then(|(system, _)| power_of(&system));
+        self.channel.told(power)
     }
 
     fn take_notes(&mut self) -> Vec<BmcNote> {

@@ -11,6 +11,7 @@ mod boot;
 mod channel;
 mod client;
 mod discovery;
+mod discretion;
 mod document;
 mod http;
 mod media;

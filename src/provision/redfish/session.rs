@@ -39,6 +39,10 @@ impl Login {
         Proof::Basic(format!("Basic {}", BASE64.encode(pair)))
     }
 
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
     pub fn body(&self) -> Value {
         json!({"UserName": self.user, "Password": self.password})
     }
