@@ -49,7 +49,7 @@ pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_
             };
         }
         Effect::EjectTask => eject(bmc, media, |image| media::job_of(image) == Some(media.job)),
-        Effect::EjectMaintenance => eject(bmc, media, |image| image == media.maintenance_url),
+        Effect::EjectMaintenance => eject_maintenance(bmc, media),
     };
     match done {
         Ok(()) => Event::Done,
@@ -127,6 +127,20 @@ fn slot_for(place: Place, slots: &[Slot]) -> Result<&Slot, BmcError> {
             Place::Task => "second slot for a virtual CD".to_owned(),
         },
     })
+}
+
+/// Where another job that is alive has its task, the machine starts from this medium for that one:
+/// two servers whose BMC is the same.
+fn eject_maintenance(bmc: &mut dyn Bmc, media: &Media<'_>) -> Result<(), Failure> {
+    let slots = bmc.media()?;
+    let images = slots.iter().filter_map(|slot| slot.image.as_deref());
+    let others = images
+        .filter_map(media::job_of)
+        .find(|job| *job != media.job);
+    if others.is_some_and(|job| (media.is_alive)(job)) {
+        return Ok(());
+    }
+    eject(bmc, media, |image| image == media.maintenance_url)
 }
 
 fn eject(
@@ -393,6 +407,22 @@ mod tests {
             Event::Done
         );
         assert_eq!(bmc.images(), [Some("task.iso"), None]);
+    }
+
+    #[test]
+    fn the_medium_that_a_living_job_s_machine_starts_from_stays() {
+        let images = [Some(MAINTENANCE.to_owned()), Some(task_of(OTHER))];
+        for (alive, left) in [(true, Some(MAINTENANCE)), (false, None)] {
+            let mut bmc = Fragile::with(&images);
+            assert!(is_inserted(perform_here(
+                Effect::InsertMaintenance,
+                &mut bmc,
+                alive
+            )));
+            let ejected = perform_here(Effect::EjectMaintenance, &mut bmc, alive);
+            assert_eq!(ejected, Event::Done);
+            assert_eq!(bmc.images()[0], left);
+        }
     }
 
     #[test]
