@@ -572,6 +572,38 @@ fn a_job_s_server_keeps_its_bmc_until_the_job_is_complete() {
     put("https://192.0.2.66", "root").expect(200);
 }
 
+/// Such as a node that was left running when its job was cancelled, and reports until it is heard.
+#[test]
+fn a_node_of_a_former_job_does_not_end_the_next_one() {
+    let site = Site::new("former");
+    let server = site.plan().start();
+    put_server(&server, "XF-1");
+    // As the node reads it from its CD and gives it back.
+    let told = |id: &str| {
+        let iso = std::fs::read(site.path("isos").join(id).join("task.iso"));
+        let text = String::from_utf8_lossy(&iso.expect("the ISO is built")).into_owned();
+        let (_, rest) = text
+            .split_once("\"JOB_ID\":\"")
+            .expect("the recipe says it");
+        rest.split('"').next().expect("its end").to_owned()
+    };
+    let former = made_job(&server, "XF-1");
+    wait_for_phase(&server, &former, "await_report");
+    let cancel = format!("/api/v1/jobs/{former}/cancel");
+    ask(&server, "POST", &cancel, &[], "").expect(200);
+    wait_for_phase(&server, &former, "done");
+    let id = made_job(&server, "XF-1");
+    wait_for_phase(&server, &id, "await_report");
+    let late = json!({"status": "success", "job_id": told(&former)});
+    let answer = report(&server, "XF-1", SECRET, late).expect(200);
+    assert_eq!(read(&answer)["idempotent"], true);
+    assert_eq!(job(&server, &id)["outcome"], Value::Null);
+    let own = json!({"status": "success", "job_id": told(&id)});
+    report(&server, "XF-1", SECRET, own).expect(200);
+    let ended = wait_for_phase(&server, &id, "done");
+    assert_eq!(ended["outcome"], "succeeded");
+}
+
 fn mode_of(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     let found =

@@ -417,7 +417,9 @@ impl Worker {
             None => recipe,
         };
         let began = Instant::now();
-        let recipe = recipe.with_pull_token(&self.parts.key.pull_token(id));
+        let recipe = recipe
+            .with_pull_token(&self.parts.key.pull_token(id))
+            .with_job(id);
         let image = task_iso::build(&recipe, id, job.created)
             .map_err(|error| refused(Step::IsoBuild, error.to_string()))?;
         let folder = iso_folder(&self.parts.media.iso_folder, id);
