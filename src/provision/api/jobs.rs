@@ -124,8 +124,10 @@ impl<I: Io + Clone + 'static> Provision<I> {
                     entries: &accepted.entries,
                 };
                 let created = store.create(new, now);
-                // What an error leaves behind is known at the next start.
-                if let (Ok(Created::New(_)) | Err(_), Some(held)) = (&created, held) {
+                // Without a job nobody would ever let go; a disk that is full is to be made room on.
+                if let Some(held) = held
+                    && store.is_made(id, &created)
+                {
                     held.hold.keep();
                 }
                 created

@@ -123,6 +123,17 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+impl StoreError {
+    /// Whether what failed may be found done after a restart: a sync that failed says nothing of
+    /// what has reached the disk.
+    fn may_be_done(&self) -> bool {
+        let StoreError::Database(rusqlite::Error::SqliteFailure(cause, _)) = self else {
+            return false;
+        };
+        cause.code == rusqlite::ErrorCode::SystemIoFailure
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         StoreError::Database(error)
@@ -404,6 +415,14 @@ impl JobStore {
         let row = job_in(&write, new.id)?.ok_or_else(|| missing(new.id))?;
         write.commit()?;
         Ok(Created::New(row))
+    }
+
+    /// Whether the job of `created` is there, now or after a restart.
+    pub fn is_made(&self, id: Uuid, created: &Stored<Created>) -> bool {
+        match created {
+            Ok(created) => matches!(created, Created::New(_)),
+            Err(error) => error.may_be_done() || !matches!(self.job(id), Ok(None)),
+        }
     }
 
     /// The one job of a server that is not complete.
@@ -706,12 +725,12 @@ impl JobStore {
         Ok(())
     }
 
-    /// Jobs complete since before `before`, whose ISO is still there.
+    /// Jobs complete since before `before`, of whose ISO something may still be there: of one that
+    /// could not be finished too.
     pub fn isos_to_remove(&self, before: u64) -> Stored<Vec<Uuid>> {
         let mut found = self.connection.prepare_cached(
             "SELECT id FROM jobs
-             WHERE status = 'complete' AND updated < ?1 AND iso_bytes IS NOT NULL
-                 AND iso_removed = 0",
+             WHERE status = 'complete' AND updated < ?1 AND iso_removed = 0",
         )?;
         let ids = found
             .query_map([before], |row| row.get::<_, String>(0))?
@@ -1006,6 +1025,59 @@ mod tests {
             world.store.remove_server("XF-1").expect("a write"),
             Some(false)
         );
+    }
+
+    #[test]
+    fn a_job_that_a_full_disk_kept_from_being_made_is_not_there() {
+        let mut world = world();
+        let pages: u32 = world
+            .store
+            .connection
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .expect("a read");
+        world
+            .store
+            .connection
+            .pragma_update(None, "max_page_count", pages)
+            .expect("a setting");
+        let id = Uuid::from_u128(1);
+        let recipe = vec![b' '; 1 << 20];
+        let new = NewJob {
+            id,
+            serial: "XF-1",
+            idempotency_key: None,
+            recipe: &recipe,
+            recipe_hash: "a",
+            task_target: "install-linux.target",
+            machine: Job::new(Ending::Report, 14_400, 100),
+            artifact: None,
+            entries: &[],
+        };
+        let created = world.store.create(new, 100);
+        assert!(
+            matches!(created, Err(StoreError::Database(_))),
+            "{created:?}"
+        );
+        assert!(!world.store.is_made(id, &created));
+        let synced_badly = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+        let unknown = Err(StoreError::Database(rusqlite::Error::SqliteFailure(
+            synced_badly,
+            None,
+        )));
+        assert!(world.store.is_made(id, &unknown));
+    }
+
+    #[test]
+    fn what_a_job_without_a_finished_iso_has_left_is_looked_for_too() {
+        let mut world = world();
+        world.create(1, "XF-1", None, "a");
+        let id = Uuid::from_u128(1);
+        let old = |world: &World| world.store.isos_to_remove(200).expect("a read");
+        assert!(old(&world).is_empty(), "the job lives");
+        world.store.cancel(id, 100).expect("a write");
+        assert_eq!(old(&world), [id]);
+        world.store.iso_removed(id).expect("a write");
+        assert!(old(&world).is_empty());
     }
 
     #[test]

@@ -479,21 +479,30 @@ pub fn iso_path(root: &Path, job: Uuid) -> PathBuf {
 fn write_iso(folder: &Path, image: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let unfinished = folder.join("task.iso.new");
-    // Recipes hold passwords.
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)?;
-    file.write_all(image)?;
-    file.sync_all()?;
+    let written = write_durably(&unfinished, image);
+    if written.is_err() {
+        // A full disk is not to be kept full.
+        let _ = fs::remove_file(&unfinished);
+    }
+    written?;
     fs::rename(&unfinished, folder.join("task.iso"))?;
     fs::File::open(folder)?.sync_all()?;
     match folder.parent() {
         Some(root) => fs::File::open(root)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn write_durably(path: &Path, image: &[u8]) -> io::Result<()> {
+    // Recipes hold passwords.
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(image)?;
+    file.sync_all()
 }
 
 fn hex(bytes: &[u8]) -> String {
