@@ -869,6 +869,43 @@ fn live_through_kill(calls: usize, after_ms: u64) {
 }
 
 #[test]
+fn a_signed_url_outlives_its_job_by_its_ttl_and_no_longer() {
+    let site = Site::new("ttl");
+    let server = site
+        .plan()
+        .set("MEDIA_SIGNED_URL_TTL", "3s")
+        .set("JOB_STUCK_TIMEOUT", "1h")
+        .start();
+    put_server(&server, "XF-1");
+    let id = made_job(&server, "XF-1");
+    wait_for_phase(&server, &id, "await_report");
+    let calls = site.calls();
+    let prefix = format!("XF-1 insert CD2 http://controller.test/media/tasks/{id}/");
+    let signed = calls.iter().find_map(|call| call.strip_prefix(&prefix));
+    let (expires, _) = signed
+        .expect("it was inserted")
+        .split_once('-')
+        .expect("two");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    // Preparation, the wait, clean-up, and the setting.
+    let good_for = expires.parse::<u64>().expect("a time") - now;
+    let wanted = 1200 + 3600 + 600 + 3;
+    assert!((wanted - 10..=wanted).contains(&good_for), "{good_for}");
+
+    let cancel = format!("/api/v1/jobs/{id}/cancel");
+    ask(&server, "POST", &cancel, &[], "").expect(200);
+    wait_for_phase(&server, &id, "done");
+    let target = format!("/media/tasks/{id}/{}", signed.expect("it was inserted"));
+    ask(&server, "GET", &target, &[], "").expect(200);
+    std::thread::sleep(Duration::from_secs(5));
+    ask(&server, "GET", &target, &[], "").expect(403);
+    assert_eq!(job(&server, &id)["outcome"], "cancelled");
+}
+
+#[test]
 fn each_setting_of_media_and_retention_has_its_effect() {
     let site = Site::new("settings");
     let plan = |site: &Site| {

@@ -77,6 +77,8 @@ pub struct MediaConfig {
     /// Under which BMCs reach this program.
     pub base_url: String,
     pub signing_secret: Option<Secret>,
+    /// How long a signed URL is good beyond its job.
+    pub url_ttl: Duration,
     /// A signed address must be the client's.
     pub bind_address: bool,
     pub iso_folder: PathBuf,
@@ -170,6 +172,7 @@ pub(super) struct ProvisionValues {
     pub(super) media_base_url: String,
     pub(super) registry_names: Vec<String>,
     pub(super) signing_secret: String,
+    pub(super) url_ttl: Duration,
     pub(super) bind_address: bool,
     pub(super) iso_folder: PathBuf,
     pub(super) maintenance_url: String,
@@ -203,6 +206,7 @@ impl ProvisionValues {
             media_base_url: String::new(),
             registry_names: Vec::new(),
             signing_secret: String::new(),
+            url_ttl: Duration::ZERO,
             bind_address: false,
             iso_folder: PathBuf::new(),
             maintenance_url: String::new(),
@@ -338,6 +342,7 @@ impl ProvisionValues {
             media: MediaConfig {
                 base_url,
                 signing_secret: given(self.signing_secret).map(Secret::new),
+                url_ttl: self.url_ttl,
                 bind_address: self.bind_address,
                 iso_folder: self.iso_folder,
                 maintenance_url: self.maintenance_url,

@@ -854,6 +854,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         .secret()
     },
     row(
+        "MEDIA_SIGNED_URL_TTL",
+        "30m",
+        "a duration of 1s or more, such as 30m",
+        "How long a task ISO's signed URL is good beyond the time its job can take, and after the \
+         job is complete.",
+        apply!(
+            |v, t| v.provision.url_ttl = duration(t).filter(|ttl| *ttl >= Duration::from_secs(1))?,
+            |v| duration_text(v.provision.url_ttl)
+        ),
+    ),
+    row(
         "MEDIA_ENABLE_IP_BIND",
         "false",
         BOOL,

@@ -51,7 +51,6 @@ pub(super) const UNAVAILABLE: &[Unavailable] = &[
     row("ENABLE_TLS", "false", TLS),
     row("TLS_CERT_FILE", "", TLS),
     row("TLS_KEY_FILE", "", TLS),
-    row("MEDIA_SIGNED_URL_TTL", "30m", MEDIA),
     row("PAYLOAD_URL_ALLOWLIST", "", MEDIA),
 ];
 

@@ -127,6 +127,21 @@ pub fn check(
     Ok(())
 }
 
+/// Whether the job has been over for too long: complete since `complete_since`, and `ttl_seconds`
+/// have passed. Without a secret nothing ever is.
+pub fn check_job(
+    complete_since: Option<u64>,
+    secret: Option<&str>,
+    ttl_seconds: u64,
+    now: u64,
+) -> Result<(), Denied> {
+    let is_over = complete_since.is_some_and(|since| now > since.saturating_add(ttl_seconds));
+    match secret {
+        Some(_) if is_over => Err(Denied::Expired),
+        _ => Ok(()),
+    }
+}
+
 fn mac(secret: &str, job: Uuid, expires: u64, ip: &str) -> Hmac<Sha256> {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key may have any length");
@@ -209,6 +224,15 @@ mod tests {
         assert_eq!((at(true), at(false)), (Err(Denied::OtherClient), Ok(())));
         let mapped: IpAddr = "::ffff:10.0.0.8".parse().expect("an address");
         assert_eq!(check(&for_other, Some("key"), true, mapped, 0), Ok(()));
+    }
+
+    #[test]
+    fn what_is_signed_ends_with_its_job_and_the_rest_of_its_time() {
+        let at = |complete_since, secret, now| check_job(complete_since, secret, 30, now);
+        assert_eq!(at(Some(100), Some("key"), 130), Ok(()));
+        assert_eq!(at(Some(100), Some("key"), 131), Err(Denied::Expired));
+        assert_eq!(at(None, Some("key"), 131), Ok(()));
+        assert_eq!(at(Some(100), None, 131), Ok(()));
     }
 
     #[test]

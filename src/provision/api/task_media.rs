@@ -6,6 +6,7 @@ use super::error::ApiError;
 use super::{Answered, Provision};
 use crate::http1::{RangeOutcome, ResponseHead, etag_matches, wanted_range};
 use crate::io::{File, Io, Open};
+use crate::provision::job::machine::Status;
 use crate::provision::job::worker::iso_path;
 use crate::provision::media::{self, Asked};
 use crate::service::{Piece, Request, Response};
@@ -24,7 +25,15 @@ impl<I: Io + Clone + 'static> Provision<I> {
             .map_err(ApiError::Media)?;
         let job = asked.job;
         let row = self.api.mailbox.ask(move |store| store.job(job)).await?;
-        let iso = row.and_then(|row| row.iso).ok_or(ApiError::NoJob)?;
+        let row = row.ok_or(ApiError::NoJob)?;
+        let complete_since = match row.machine.status() {
+            Status::Complete => Some(row.updated),
+            _ => None,
+        };
+        let ttl_seconds = config.url_ttl.as_secs();
+        media::check_job(complete_since, secret, ttl_seconds, self.now())
+            .map_err(ApiError::Media)?;
+        let iso = row.iso.ok_or(ApiError::NoJob)?;
         let path = iso_path(&config.iso_folder, job);
         let file = match self.io.open(&path, Open::Read).await {
             Ok(file) => file,

@@ -407,6 +407,15 @@ impl Job {
         self.begun
     }
 
+    /// How long a job of this kind can take, from its begin to the end of its clean-up.
+    pub fn seconds_max(&self) -> u64 {
+        let waiting = match self.ending {
+            Ending::Report => self.report_seconds,
+            Ending::Power => WATCH_SECONDS,
+        };
+        PREPARATION_SECONDS + waiting + CLEAN_UP_SECONDS
+    }
+
     /// When the phase began.
     pub fn since(&self) -> u64 {
         self.since

@@ -39,8 +39,6 @@ const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 /// For one effect with all its requests and repetitions; the job tries again after it.
 const CALL_TIME_MAX: Duration = Duration::from_secs(180);
-/// A task's URL is good for all of the job: BMCs open it again for hours.
-const URL_MARGIN_SECONDS: u64 = 3600;
 
 /// How a machine's BMC is spoken to.
 pub enum Bmcs {
@@ -360,7 +358,8 @@ impl Worker {
                 .signing_secret
                 .as_ref()
                 .map(|secret| secret.expose()),
-            now() + self.parts.jobs.stuck_timeout.as_secs() + URL_MARGIN_SECONDS,
+            // BMCs open it again for hours: for as long as the job can take, at the least.
+            now() + job.machine.seconds_max() + self.parts.media.url_ttl.as_secs(),
         );
         let maintenance_url = match (job.machine.ending(), &self.parts.media.esxi_url) {
             (Ending::Power, Some(url)) => url,
