@@ -9,6 +9,7 @@ mod page;
 mod provisioning;
 mod settings;
 mod unavailable;
+mod url_prefix;
 mod values;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use provisioning::{
 };
 use settings::{SETTINGS, Setting, Values};
 use unavailable::UNAVAILABLE;
+pub use url_prefix::UrlPrefix;
 pub use values::{ImmutableTags, ListenAddress, Secret};
 
 /// Everything the operator can decide, valid as a whole.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::Secret;
-use super::{BasicLogin, BasicSecret, ConfigProblem, ConfigWarning, RedfishConfig};
+use super::{BasicLogin, BasicSecret, ConfigProblem, ConfigWarning, RedfishConfig, UrlPrefix};
 
 /// Shorter keys are weaker than the hash (RFC 7518 3.2).
 pub(super) const JWT_SECRET_BYTES_MIN: usize = 32;
@@ -20,6 +20,8 @@ pub struct ProvisionConfig {
     pub webhook: WebhookConfig,
     pub media: MediaConfig,
     pub artifacts: ArtifactsConfig,
+    /// From where files of recipes are fetched.
+    pub payload_places: Vec<UrlPrefix>,
     pub jobs: JobsConfig,
     pub bmcs: BmcConfig,
 }
@@ -173,6 +175,7 @@ pub(super) struct ProvisionValues {
     pub(super) registry_names: Vec<String>,
     pub(super) signing_secret: String,
     pub(super) url_ttl: Duration,
+    pub(super) payload_places: Vec<UrlPrefix>,
     pub(super) bind_address: bool,
     pub(super) iso_folder: PathBuf,
     pub(super) maintenance_url: String,
@@ -207,6 +210,7 @@ impl ProvisionValues {
             registry_names: Vec::new(),
             signing_secret: String::new(),
             url_ttl: Duration::ZERO,
+            payload_places: Vec::new(),
             bind_address: false,
             iso_folder: PathBuf::new(),
             maintenance_url: String::new(),
@@ -226,6 +230,11 @@ impl ProvisionValues {
 
     pub(super) fn is_on(&self) -> bool {
         !self.database.is_empty()
+    }
+
+    pub(super) fn shown_payload_places(&self) -> String {
+        let texts: Vec<&str> = self.payload_places.iter().map(UrlPrefix::text).collect();
+        texts.join(",")
     }
 
     pub(super) fn wants_basic(&self) -> bool {
@@ -286,6 +295,7 @@ impl ProvisionValues {
             note(&self.esxi_url, "ESXI_INSTALLER_URL");
             note(&self.media_base_url, "MEDIA_BASE_URL");
             note(&self.registry_names.join(","), "REGISTRY_NAMES");
+            note(&self.shown_payload_places(), "PAYLOAD_URL_ALLOWLIST");
             note(&self.signing_secret, "MEDIA_SIGNING_SECRET");
             note(&self.webhook_secret, "WEBHOOK_SECRET");
             note(&self.webhook_former_secret, "WEBHOOK_SECRET_OLD");
@@ -349,6 +359,7 @@ impl ProvisionValues {
                 esxi_url: given(self.esxi_url),
             },
             artifacts: ArtifactsConfig { names },
+            payload_places: self.payload_places,
             jobs: JobsConfig {
                 workers: self.workers,
                 lease: self.lease,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::provisioning::{
     ApiMode, BmcMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url, registry_name,
 };
+use super::url_prefix::UrlPrefix;
 use super::values::{
     ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
 };
@@ -853,6 +854,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         )
         .secret()
     },
+    row(
+        "PAYLOAD_URL_ALLOWLIST",
+        "",
+        "hosts, with or without a port, or URLs that others begin with, separated by commas, such as \
+         https://files.example.com/kickstart",
+        "From where user_data, unattend_xml and ks_cfg of a recipe are fetched when they are given by \
+         url; not set: from nowhere.",
+        apply!(
+            |v, t| {
+                let places = t.split(',').map(str::trim).filter(|part| !part.is_empty());
+                v.provision.payload_places =
+                    places.map(UrlPrefix::parse).collect::<Option<Vec<_>>>()?;
+            },
+            |v| v.provision.shown_payload_places()
+        ),
+    ),
     row(
         "MEDIA_SIGNED_URL_TTL",
         "30m",

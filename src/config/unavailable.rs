@@ -41,7 +41,6 @@ const fn row(name: &'static str, default: &'static str, feature: &'static str) -
 const RETENTION: &str = "retention";
 const AUDIT: &str = "the audit log";
 const TLS: &str = "TLS";
-const MEDIA: &str = "task media";
 
 /// Every one, by feature.
 pub(super) const UNAVAILABLE: &[Unavailable] = &[
@@ -51,7 +50,6 @@ pub(super) const UNAVAILABLE: &[Unavailable] = &[
     row("ENABLE_TLS", "false", TLS),
     row("TLS_CERT_FILE", "", TLS),
     row("TLS_KEY_FILE", "", TLS),
-    row("PAYLOAD_URL_ALLOWLIST", "", MEDIA),
 ];
 
 #[cfg(test)]

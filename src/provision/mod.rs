@@ -4,7 +4,8 @@
 //! [`recipe`] judges what is asked for, [`artifact`] is what a job asks of the registry, [`fitness`]
 //! whether an image is one that its task installs; [`iso`] writes a CD image, [`task_iso`] says which
 //! files of a recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`]
-//! how that is asked of a real one, [`surveyor`] asks it for somebody who waits; [`job`] is the job
+//! how that is asked of a real one, [`surveyor`] asks it for somebody who waits; [`fetcher`] gets what a
+//! recipe says where to find; [`job`] is the job
 //! itself, [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs
 //! URLs; `meters` counts what happens; [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`]
 //! puts them together.
@@ -14,6 +15,7 @@
 pub mod api;
 pub mod artifact;
 pub mod bmc;
+pub mod fetcher;
 pub mod fitness;
 pub mod iso;
 pub mod job;
@@ -44,6 +46,7 @@ use crate::io::uring;
 use crate::telemetry::{ProvisionMetrics, Transfers};
 use api::{Api, ApiParts};
 use artifact::Keeper;
+use fetcher::Fetcher;
 use job::store::{JobStore, StoreError};
 use job::worker::{Bmcs, Parts, Workers};
 use mailbox::Mailbox;
@@ -202,6 +205,7 @@ pub fn start(
         config: config.api,
         media: config.media.clone(),
         artifacts: config.artifacts,
+        fetcher: Fetcher::new(config.payload_places),
         keeper,
         surveyor: Surveyor::new(
             match &config.bmcs {

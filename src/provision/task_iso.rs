@@ -29,8 +29,8 @@ impl fmt::Display for TaskIsoError {
         match self {
             TaskIsoError::NotFetched { field } => write!(
                 f,
-                "{field}: content behind a url or path is not fetched by this version; give the \
-                 text itself"
+                "{field}: content behind a path is not fetched, and behind a url only when a job is \
+                 made; give the text itself"
             ),
             TaskIsoError::Iso(error) => error.fmt(f),
         }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::access::Refusal;
 use crate::http1::ResponseHead;
 use crate::provision::artifact::Trouble;
+use crate::provision::fetcher::NotFetched;
 use crate::provision::mailbox::AskError;
 use crate::provision::media::Denied;
 use crate::provision::recipe::Problems;
@@ -67,6 +68,8 @@ pub enum ApiError {
     NotReset {
         serial: String,
     },
+    /// A file of a recipe is behind a URL, and too many of these are being fetched.
+    FetchesBusy,
     Media(Denied),
     Ask(AskError),
     Artifact(Trouble),
@@ -99,7 +102,7 @@ impl ApiError {
             ApiError::Method { allow } => head.push("Allow", *allow),
             ApiError::LoginWanted { scheme } => head.push("WWW-Authenticate", challenge(*scheme)),
             ApiError::TooManyFailures => head.push("Retry-After", RETRY_SECONDS),
-            ApiError::Ask(AskError::Busy) => head.push("Retry-After", "1"),
+            ApiError::Ask(AskError::Busy) | ApiError::FetchesBusy => head.push("Retry-After", "1"),
             ApiError::Field { field, message } => body["details"] = json!([detail(field, message)]),
             ApiError::RecipeNotPossible { field, message } => {
                 body["details"] = json!([detail(field, message)]);
@@ -135,7 +138,9 @@ impl ApiError {
             | ApiError::AlreadyEnded { .. }
             | ApiError::NotReset { .. } => (StatusCode::CONFLICT, "conflict"),
             ApiError::Media(_) => (StatusCode::FORBIDDEN, "forbidden"),
-            ApiError::Ask(AskError::Busy) => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            ApiError::Ask(AskError::Busy) | ApiError::FetchesBusy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error")
+            }
             ApiError::Ask(AskError::Gone | AskError::Store(_))
             | ApiError::Artifact(_)
             | ApiError::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
@@ -180,6 +185,9 @@ impl ApiError {
             ApiError::Media(Denied::Expired) => "the URL has expired".to_owned(),
             ApiError::Media(Denied::OtherClient) => "the URL is for another client".to_owned(),
             ApiError::Ask(AskError::Busy) => "too busy, try again".to_owned(),
+            ApiError::FetchesBusy => {
+                "the files of four other recipes are being fetched; try again".to_owned()
+            }
             ApiError::Ask(AskError::Gone | AskError::Store(_))
             | ApiError::Artifact(_)
             | ApiError::Io(_) => "internal error; the log has the cause".to_owned(),
@@ -190,6 +198,19 @@ impl ApiError {
 impl From<AskError> for ApiError {
     fn from(error: AskError) -> Self {
         ApiError::Ask(error)
+    }
+}
+
+impl From<NotFetched> for ApiError {
+    fn from(error: NotFetched) -> Self {
+        match error {
+            NotFetched::TooMany => ApiError::FetchesBusy,
+            NotFetched::File { field, problem } => ApiError::RecipeNotPossible {
+                field,
+                message: problem.to_string(),
+            },
+            NotFetched::Thread(error) => ApiError::Io(error),
+        }
     }
 }
 

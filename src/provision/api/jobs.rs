@@ -16,10 +16,11 @@ use super::time::rfc3339;
 use super::{Answered, Provision, json, read, route};
 use crate::io::Io;
 use crate::provision::artifact::Named;
+use crate::provision::fetcher::{self, Fetched};
 use crate::provision::fitness::Task;
 use crate::provision::job::machine::{Ending, Entry, Job, Level, Status};
 use crate::provision::job::store::{Created, EventRow, Filter, JobRow, NewJob};
-use crate::provision::recipe;
+use crate::provision::recipe::{self, Elsewhere};
 use crate::provision::task_iso::{self, TaskIsoError};
 use crate::provision::watch::Progress;
 use crate::service::Request;
@@ -37,10 +38,20 @@ struct Wanted {
     idempotency_key: Option<Value>,
 }
 
+/// A good recipe.
+pub(super) enum Judged {
+    Accepted(Accepted),
+    /// Once these are fetched.
+    Elsewhere {
+        submitted: Vec<u8>,
+        files: Vec<Elsewhere>,
+    },
+}
+
 /// A recipe that can become a job.
 pub(super) struct Accepted {
-    submitted: Vec<u8>,
-    hash: String,
+    /// What the job is carried out by: as submitted, with what was fetched in its place.
+    recipe: Vec<u8>,
     ending: Ending,
     pub image: Option<Named>,
     pub task: Task,
@@ -52,7 +63,9 @@ pub(super) struct Order {
     pub id: Uuid,
     pub serial: String,
     pub key: Option<String>,
-    pub accepted: Accepted,
+    /// Of the recipe as submitted.
+    hash: String,
+    pub judged: Judged,
 }
 
 impl<I: Io + Clone + 'static> Provision<I> {
@@ -74,19 +87,43 @@ impl<I: Io + Clone + 'static> Provision<I> {
             field: "recipe",
             message: "expected the recipe, an object".to_owned(),
         })?;
-        let (id, now) = (Uuid::new_v4(), self.now());
-        let has_esxi = self.api.media.esxi_url.is_some();
+        let id = Uuid::new_v4();
+        let (now, has_esxi) = (self.now(), self.api.media.esxi_url.is_some());
         // Megabytes of a stranger's JSON are no work for a core.
-        let accepted = self
-            .io
-            .offload(move || accept(submitted.get().as_bytes(), id, now, has_esxi))
-            .await?;
+        let judging = self.io.offload(move || {
+            let recipe = submitted.get().as_bytes();
+            let judged = judge(recipe, id, now, has_esxi)?;
+            Ok::<_, ApiError>((hash_of(recipe)?, judged))
+        });
+        let (hash, judged) = judging.await?;
         Ok(Order {
             id,
             serial,
             key,
-            accepted,
+            hash,
+            judged,
         })
+    }
+
+    /// The recipe with what it says where to find in its place.
+    pub(super) async fn accepted(&self, id: Uuid, judged: Judged) -> Result<Accepted, ApiError> {
+        let (submitted, files) = match judged {
+            Judged::Accepted(accepted) => return Ok(accepted),
+            Judged::Elsewhere { submitted, files } => (submitted, files),
+        };
+        let fetched = self.api.fetcher.fetch(files).await?;
+        let (now, has_esxi) = (self.now(), self.api.media.esxi_url.is_some());
+        let judging = self.io.offload(move || {
+            let whole = fetched.iter().fold(submitted, |recipe, file| {
+                recipe::with_content(&recipe, file.from.field, &file.text)
+            });
+            let Judged::Accepted(mut accepted) = judge(&whole, id, now, has_esxi)? else {
+                unreachable!("what was fetched is in its place");
+            };
+            accepted.entries.extend(fetched.iter().map(told_of));
+            Ok(accepted)
+        });
+        judging.await
     }
 
     pub(super) async fn create_job(&self, body: Bytes, header: Option<String>) -> Answered<I> {
@@ -94,15 +131,15 @@ impl<I: Io + Clone + 'static> Provision<I> {
             id,
             serial,
             key,
-            mut accepted,
+            hash,
+            judged,
         } = self.read_order(&body, header).await?;
-        let now = self.now();
-        if let Some(row) = self
-            .same_job(&serial, key.as_deref(), &accepted.hash)
-            .await?
-        {
+        // Before anything is fetched: where it is may be gone by now.
+        if let Some(row) = self.same_job(&serial, key.as_deref(), &hash).await? {
             return Ok(made(StatusCode::OK, &row));
         }
+        let mut accepted = self.accepted(id, judged).await?;
+        let now = self.now();
         let image = accepted.image.take();
         let JobArtifact { held, entries } = self.hold_artifact(id, image, &accepted.task).await?;
         accepted.entries.extend(entries);
@@ -116,8 +153,8 @@ impl<I: Io + Clone + 'static> Provision<I> {
                     id,
                     serial: &for_store,
                     idempotency_key: key.as_deref(),
-                    recipe: &accepted.submitted,
-                    recipe_hash: &accepted.hash,
+                    recipe: &accepted.recipe,
+                    recipe_hash: &hash,
                     task_target: &accepted.task.target,
                     machine: Job::new(accepted.ending, stuck_seconds, now),
                     artifact: held.as_ref().map(|held| &held.artifact),
@@ -231,7 +268,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
 }
 
 /// Judges a recipe: whether it is valid, and whether it can be carried out here. Takes long.
-fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accepted, ApiError> {
+fn judge(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Judged, ApiError> {
     let checked = recipe::check(submitted);
     let recipe = checked
         .recipe
@@ -248,6 +285,11 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
             field: "task_target",
             message: format!("{ESXI} needs the setting ESXI_INSTALLER_URL, which is not set"),
         });
+    }
+    let files = recipe.elsewhere();
+    if !files.is_empty() {
+        let submitted = submitted.to_vec();
+        return Ok(Judged::Elsewhere { submitted, files });
     }
     let image = recipe.oci_url().as_deref().and_then(Named::parse);
     let recipe = match &image {
@@ -266,14 +308,8 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
         .notices
         .iter()
         .map(|notice| Entry::new(Level::Warn, Some(notice.code), notice.to_string()));
-    // Of what was submitted, blanks apart: the document on the CD lacks what has a file of its own.
-    let tree: Value = serde_json::from_slice(submitted).map_err(|error| ApiError::NotJson {
-        message: error.to_string(),
-    })?;
-    let hash = Sha256::digest(tree.to_string());
-    Ok(Accepted {
-        submitted: submitted.to_vec(),
-        hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+    Ok(Judged::Accepted(Accepted {
+        recipe: submitted.to_vec(),
         ending: if is_esxi {
             Ending::Power
         } else {
@@ -288,7 +324,31 @@ fn accept(submitted: &[u8], id: Uuid, now: u64, has_esxi: bool) -> Result<Accept
                 .unwrap_or(1),
         },
         entries: notices.collect(),
-    })
+    }))
+}
+
+/// Of what was submitted, blanks apart: the document on the CD lacks what has a file of its own.
+fn hash_of(submitted: &[u8]) -> Result<String, ApiError> {
+    let tree: Value = serde_json::from_slice(submitted).map_err(|error| ApiError::NotJson {
+        message: error.to_string(),
+    })?;
+    Ok(hex(&Sha256::digest(tree.to_string())))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Sizes and hashes: a file may hold passwords.
+fn told_of(file: &Fetched) -> Entry {
+    let message = format!(
+        "{} was fetched from {}: {} bytes, sha256:{}",
+        file.from.field,
+        fetcher::shown(&file.from.url),
+        file.text.len(),
+        hex(&Sha256::digest(&file.text))
+    );
+    Entry::new(Level::Info, Some("payload.fetched"), message)
 }
 
 fn text_of(field: &'static str, value: Option<Value>) -> Result<Option<String>, ApiError> {

@@ -27,6 +27,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::artifact::{Artifacts, Keeper};
+use super::fetcher::Fetcher;
 use super::mailbox::Mailbox;
 use super::sealed::SealingKey;
 use super::surveyor::Surveyor;
@@ -56,6 +57,7 @@ pub struct Api {
     pub artifacts: ArtifactsConfig,
     pub keeper: Arc<dyn Keeper>,
     pub surveyor: Surveyor,
+    pub fetcher: Fetcher,
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
@@ -75,6 +77,7 @@ pub struct ApiParts {
     pub artifacts: ArtifactsConfig,
     pub keeper: Arc<dyn Keeper>,
     pub surveyor: Surveyor,
+    pub fetcher: Fetcher,
     pub jobs: JobsConfig,
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
@@ -105,6 +108,7 @@ impl Api {
             artifacts: parts.artifacts,
             keeper: parts.keeper,
             surveyor: parts.surveyor,
+            fetcher: parts.fetcher,
             jobs: parts.jobs,
             webhook: parts.webhook,
             metrics: parts.metrics,

@@ -62,18 +62,18 @@ impl<I: Io + Clone + 'static> Provision<I> {
         header: Option<String>,
         trial: Trial,
     ) -> Answered<I> {
-        let mut order = self.read_order(&body, header).await?;
-        let (id, image) = (order.id, order.accepted.image.take());
+        let order = self.read_order(&body, header).await?;
+        let (id, serial) = (order.id, order.serial);
+        let mut accepted = self.accepted(id, order.judged).await?;
+        let image = accepted.image.take();
         // Let go at the end of this function: nothing was made.
-        let JobArtifact { held, entries } =
-            self.hold_artifact(id, image, &order.accepted.task).await?;
-        let serial = order.serial.clone();
+        let JobArtifact { held, entries } = self.hold_artifact(id, image, &accepted.task).await?;
+        let asked = serial.clone();
         let known = self
             .api
             .mailbox
-            .ask(move |store| Ok((store.server(&serial)?, store.active_job(&serial)?)))
+            .ask(move |store| Ok((store.server(&asked)?, store.active_job(&asked)?)))
             .await?;
-        let serial = order.serial;
         let (Some(server), active) = known else {
             return Err(ApiError::NoServer { serial });
         };
@@ -81,7 +81,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             return Err(ApiError::Active { job });
         }
         let mut checks = vec![check("recipe", true, "info", "it is valid".to_owned())];
-        checks.extend(order.accepted.entries.iter().chain(&entries).map(of_entry));
+        checks.extend(accepted.entries.iter().chain(&entries).map(of_entry));
         let context = [server.serial.as_str(), server.bmc_address.as_str()];
         let password = self.api.key.open_sealed(&server.bmc_password, &context);
         let bmc = match password {

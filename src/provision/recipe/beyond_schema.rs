@@ -11,7 +11,7 @@ use super::problem::{Findings, Place};
 use crate::oci::REPOSITORY_NAME_BYTES_MAX;
 
 /// Texts with a bound in bytes; the schema has the same number for characters.
-const TEXT_BYTES_MAX: [(&str, usize); 3] = [
+pub(super) const TEXT_BYTES_MAX: [(&str, usize); 3] = [
     ("user_data", 1 << 20),
     ("unattend_xml", 1 << 20),
     ("ks_cfg", 256 << 10),

@@ -8,6 +8,7 @@
 
 mod aliases;
 mod beyond_schema;
+mod elsewhere;
 mod partitions;
 mod problem;
 mod reading;
@@ -17,6 +18,7 @@ mod yaml;
 
 use serde_json::{Map, Value, json};
 
+pub use elsewhere::{Elsewhere, with_content};
 pub use problem::{Notice, PROBLEMS_MAX, Place, Problem, Problems, Step};
 pub use schema::SCHEMA;
 
