@@ -131,6 +131,18 @@ pub enum Payload<F> {
         /// Told how far it is, and dropped when it has ended.
         transfer: Option<Sending>,
     },
+    /// What comes by and by, without a known end; the connection ends with it.
+    Stream {
+        source: Box<dyn Source>,
+        /// How long the client may take nothing.
+        patience: Duration,
+    },
+}
+
+/// Bytes that come by and by.
+pub trait Source: std::fmt::Debug {
+    /// The next ones, waited for; `None`: there are no more. Safe to drop.
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Bytes>> + '_>>;
 }
 
 /// What a payload from a file is made of.
@@ -210,6 +222,22 @@ impl<F> Response<F> {
             },
             route,
             length: Some(length),
+            until_sent: None,
+        }
+    }
+
+    /// An answer that goes on until `source` ends or the client leaves.
+    pub fn stream(
+        route: RouteClass,
+        head: ResponseHead,
+        source: Box<dyn Source>,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            head,
+            payload: Payload::Stream { source, patience },
+            route,
+            length: None,
             until_sent: None,
         }
     }

@@ -31,6 +31,8 @@ fn every_answer_is_one_that_the_document_names() {
         .args(["--checks", "all"])
         // A cursor, a recipe and a job's id are more than a schema can say.
         .args(["--exclude-checks", "positive_data_acceptance"])
+        // It has no end; tests/events.rs reads it.
+        .args(["--exclude-path", "/api/v1/events"])
         .args(["--max-examples", "100", "--no-color", "--seed", &seed])
         .args(["-H", &format!("X-Webhook-Secret: {WEBHOOK_SECRET}")]);
     let said = tool::run(&mut command);

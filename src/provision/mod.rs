@@ -5,16 +5,17 @@
 //! whether an image is one that its task installs; [`iso`] writes a CD image, [`task_iso`] says which
 //! files of a recipe stand on it; [`bmc`] is what a job asks of a machine's controller, [`redfish`]
 //! how that is asked of a real one, [`surveyor`] asks it for somebody who waits; [`fetcher`] gets what a
-//! recipe says where to find; [`job`] is the job
-//! itself, [`mailbox`] the way to its database, [`sealed`] what keeps passwords, [`media`] what signs
-//! URLs; `meters` counts what happens; [`watch`] and [`watcher`] see how far a node's pull is; [`api`] answers requests. [`start`]
-//! puts them together.
+//! recipe says where to find; [`job`] is the job itself, [`mailbox`] the way to its database, [`sealed`]
+//! what keeps passwords, [`media`] what signs URLs; `meters` counts what happens; [`watch`] and
+//! [`watcher`] see how far a node's pull is, and [`feed`] tells who listens; [`api`] answers requests.
+//! [`start`] puts them together.
 //!
 //! Notes: design/0010-provisioning.md, design/0012-recipes.md, design/0013-task-iso.md.
 
 pub mod api;
 pub mod artifact;
 pub mod bmc;
+pub mod feed;
 pub mod fetcher;
 pub mod fitness;
 pub mod iso;
@@ -25,8 +26,10 @@ mod meters;
 pub mod recipe;
 pub mod redfish;
 pub mod sealed;
+mod shown;
 pub mod surveyor;
 pub mod task_iso;
+mod time;
 pub mod watch;
 pub mod watcher;
 
@@ -46,6 +49,7 @@ use crate::io::uring;
 use crate::telemetry::{ProvisionMetrics, Transfers};
 use api::{Api, ApiParts};
 use artifact::Keeper;
+use feed::Feed;
 use fetcher::Fetcher;
 use job::store::{JobStore, StoreError};
 use job::worker::{Bmcs, Parts, Workers};
@@ -191,13 +195,14 @@ pub fn start(
         let _ = waker.try_send(());
     });
     let mailbox = Mailbox::start(store, wake).map_err(ProvisionError::Thread)?;
-    let board = Board::default();
+    let (board, feed) = (Board::default(), Feed::default());
     let watching = watcher::Parts {
         mailbox: mailbox.clone(),
         key: open_key()?.0,
         transfers,
         stall_after: config.jobs.stall_timeout,
         board: board.clone(),
+        feed: feed.clone(),
     };
     let api = Api::new(ApiParts {
         mailbox: mailbox.clone(),
@@ -218,6 +223,7 @@ pub fn start(
         webhook: config.webhook,
         metrics: metrics.clone(),
         board,
+        feed,
         media_patience,
         random: uring::random_key(),
     });

@@ -2,7 +2,7 @@
 //! transfers, which jobs await their nodes, and the time, in; events for the operator out.
 //!
 //! Always holds: a byte of a blob is counted once, however often it was sent; a pull that has stalled is
-//! told of once until it goes on.
+//! told of once until it goes on. A pull that began before this process did goes on where it is.
 //!
 //! Note: design/0017-watching.md.
 
@@ -57,6 +57,8 @@ pub struct Progress {
 pub struct Watch {
     stall_after: Duration,
     pulls: BTreeMap<Uuid, Pull>,
+    /// Jobs whose nodes were at work at the first look; `None`: there was none yet.
+    adopted: Option<BTreeSet<Uuid>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,8 @@ enum State {
 struct Pull {
     state: State,
     began: Duration,
+    /// It may have begun before this process did.
+    is_adopted: bool,
     /// When anything moved last, on the monotonic clock and on the wall's.
     moved: Duration,
     moved_at: u64,
@@ -124,6 +128,7 @@ impl Watch {
         Watch {
             stall_after,
             pulls: BTreeMap::new(),
+            adopted: None,
         }
     }
 
@@ -143,11 +148,12 @@ impl Watch {
             .filter(|seen| !seen.has_ended)
             .map(|seen| seen.transfer)
             .collect();
+        let adopted = self.adopted.get_or_insert_with(|| awaiting.clone());
         for seen in seen {
             let pull = self.pulls.entry(seen.job).or_insert_with(|| {
                 let message = format!("the node pulls {} ({} bytes)", seen.digest, seen.blob_bytes);
                 told.push((seen.job, entry(Level::Info, "pull.started", message)));
-                Pull::new(now, wall)
+                Pull::new(now, wall, adopted.contains(&seen.job))
             });
             pull.see(seen, now, wall);
         }
@@ -186,10 +192,11 @@ impl Watch {
 }
 
 impl Pull {
-    fn new(now: Duration, wall: u64) -> Pull {
+    fn new(now: Duration, wall: u64, is_adopted: bool) -> Pull {
         Pull {
             state: State::Running,
             began: now,
+            is_adopted,
             moved: now,
             moved_at: wall,
             blobs: BTreeMap::new(),
@@ -207,6 +214,10 @@ impl Pull {
         blob.total_bytes = seen.blob_bytes;
         let before = self.open.get(&seen.transfer);
         if before.is_none() {
+            // Who goes on in the midst of a blob has what lies before: from the process before this.
+            if self.is_adopted && blob.transfers == 0 {
+                blob.cover(0..seen.range.start);
+            }
             blob.transfers += 1;
             self.restarts += u64::from(blob.transfers > 1);
         }
@@ -467,6 +478,28 @@ mod tests {
         assert_eq!((progress.bytes, progress.restarts), (700, 1));
         world.after(1, &[seen(2, 400..1000, 600, true)]);
         assert_eq!(world.after(5, &[]), ["pull.finished"]);
+    }
+
+    #[test]
+    fn a_pull_that_goes_on_after_a_restart_comes_to_its_end() {
+        let mut world = World::new();
+        world.after(1, &[]);
+        assert_eq!(
+            world.after(1, &[seen(1, 600..1000, 100, false)]),
+            ["pull.started"]
+        );
+        assert_eq!(world.progress().bytes, 700);
+        world.after(1, &[seen(1, 600..1000, 400, true)]);
+        assert_eq!(world.after(5, &[]), ["pull.finished"]);
+    }
+
+    #[test]
+    fn a_part_of_a_blob_is_a_part_where_nothing_can_have_come_before() {
+        let mut world = World::new();
+        world.watch.look(Duration::ZERO, 0, &BTreeSet::new(), &[]);
+        world.after(1, &[seen(1, 600..1000, 400, true)]);
+        assert_eq!(world.progress().bytes, 400);
+        assert_eq!(world.after(25, &[]), ["pull.stalled"]);
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Connection {
         &self.stream
     }
 
+    /// What was read beyond what was asked for.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unread)
+    }
+
     /// Sends a request head; the body, if any, follows by [`send`](Self::send).
     pub fn send_head(
         &mut self,

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::access::Refusal;
 use crate::http1::ResponseHead;
 use crate::provision::artifact::Trouble;
+use crate::provision::feed::LISTENERS_MAX;
 use crate::provision::fetcher::NotFetched;
 use crate::provision::mailbox::AskError;
 use crate::provision::media::Denied;
@@ -44,6 +45,7 @@ pub enum ApiError {
         scheme: Scheme,
     },
     TooManyFailures,
+    TooManyListeners,
     WebhookSecret,
     NoRoute,
     NoServer {
@@ -103,6 +105,7 @@ impl ApiError {
             ApiError::LoginWanted { scheme } => head.push("WWW-Authenticate", challenge(*scheme)),
             ApiError::TooManyFailures => head.push("Retry-After", RETRY_SECONDS),
             ApiError::Ask(AskError::Busy) | ApiError::FetchesBusy => head.push("Retry-After", "1"),
+            ApiError::TooManyListeners => head.push("Retry-After", RETRY_SECONDS),
             ApiError::Field { field, message } => body["details"] = json!([detail(field, message)]),
             ApiError::RecipeNotPossible { field, message } => {
                 body["details"] = json!([detail(field, message)]);
@@ -138,7 +141,7 @@ impl ApiError {
             | ApiError::AlreadyEnded { .. }
             | ApiError::NotReset { .. } => (StatusCode::CONFLICT, "conflict"),
             ApiError::Media(_) => (StatusCode::FORBIDDEN, "forbidden"),
-            ApiError::Ask(AskError::Busy) | ApiError::FetchesBusy => {
+            ApiError::Ask(AskError::Busy) | ApiError::FetchesBusy | ApiError::TooManyListeners => {
                 (StatusCode::SERVICE_UNAVAILABLE, "server_error")
             }
             ApiError::Ask(AskError::Gone | AskError::Store(_))
@@ -162,6 +165,9 @@ impl ApiError {
             }
             ApiError::LoginWanted { .. } => "authentication required".to_owned(),
             ApiError::TooManyFailures => "too many failed logins".to_owned(),
+            ApiError::TooManyListeners => {
+                format!("{LISTENERS_MAX} clients listen to events already")
+            }
             ApiError::WebhookSecret => "X-Webhook-Secret is missing or wrong".to_owned(),
             ApiError::NoRoute => "no such endpoint".to_owned(),
             ApiError::NoServer { serial } => {

@@ -12,17 +12,17 @@ use uuid::Uuid;
 
 use super::artifacts::{JobArtifact, longest_pin, shown_artifact};
 use super::error::ApiError;
-use super::time::rfc3339;
 use super::{Answered, Provision, json, read, route};
 use crate::io::Io;
 use crate::provision::artifact::Named;
 use crate::provision::fetcher::{self, Fetched};
 use crate::provision::fitness::Task;
 use crate::provision::job::machine::{Ending, Entry, Job, Level, Status};
-use crate::provision::job::store::{Created, EventRow, Filter, JobRow, NewJob};
+use crate::provision::job::store::{Created, Filter, JobRow, NewJob};
 use crate::provision::recipe::{self, Elsewhere};
+use crate::provision::shown::{shown_event, shown_progress};
 use crate::provision::task_iso::{self, TaskIsoError};
-use crate::provision::watch::Progress;
+use crate::provision::time::rfc3339;
 use crate::service::Request;
 use crate::telemetry::RouteClass;
 
@@ -474,31 +474,6 @@ fn shown(row: &JobRow) -> Value {
     }
     if let Some(iso) = &row.iso {
         shown["task_iso"] = json!({"size": iso.bytes, "sha256": iso.sha256});
-    }
-    shown
-}
-
-fn shown_progress(progress: &Progress) -> Value {
-    json!({
-        "bytes": progress.bytes,
-        "total": progress.total_bytes,
-        "rate": progress.bytes_per_second,
-        "eta_seconds": progress.eta_seconds,
-        "restarts": progress.restarts,
-        "open_transfers": progress.open_transfers,
-        "stalled": progress.is_stalled,
-        "last_byte_at": rfc3339(progress.last_byte_at),
-    })
-}
-
-fn shown_event(event: &EventRow) -> Value {
-    let mut shown = json!({
-        "time": rfc3339(event.time),
-        "level": event.level,
-        "message": event.message,
-    });
-    if let Some(step) = &event.step {
-        shown["step"] = json!(step);
     }
     shown
 }

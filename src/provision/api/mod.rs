@@ -6,13 +6,13 @@
 
 mod artifacts;
 mod error;
+mod events;
 mod jobs;
 mod login;
 mod preflight;
 mod route;
 mod servers;
 mod task_media;
-mod time;
 mod webhook;
 
 use std::future::Future;
@@ -27,6 +27,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::artifact::{Artifacts, Keeper};
+use super::feed::Feed;
 use super::fetcher::Fetcher;
 use super::mailbox::Mailbox;
 use super::sealed::SealingKey;
@@ -62,6 +63,7 @@ pub struct Api {
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
     pub board: Board,
+    pub feed: Feed,
     /// How long a BMC may take nothing of an ISO.
     pub media_patience: Duration,
     gate: Gate,
@@ -82,6 +84,7 @@ pub struct ApiParts {
     pub webhook: WebhookConfig,
     pub metrics: Arc<ProvisionMetrics>,
     pub board: Board,
+    pub feed: Feed,
     pub media_patience: Duration,
     /// Random and for this process alone.
     pub random: [u8; 32],
@@ -113,6 +116,7 @@ impl Api {
             webhook: parts.webhook,
             metrics: parts.metrics,
             board: parts.board,
+            feed: parts.feed,
             media_patience: parts.media_patience,
             gate: Gate {
                 login,
@@ -223,6 +227,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             Route::ListServers => self.list_servers().await,
             Route::GetServer(serial) => self.get_server(serial).await,
             Route::DeleteServer(serial) => self.delete_server(serial).await,
+            Route::Events => self.stream_events(request).await,
             Route::OpenApi => Ok(open_api()),
             Route::TaskIso(asked) => self.send_task_iso(request, asked, client).await,
         };
@@ -345,6 +350,7 @@ mod tests {
             "/api/v1/servers",
             "/api/v1/servers/{serial}",
             "/api/v1/status-webhook/{serial}",
+            "/api/v1/events",
             "/api/v1/openapi.json",
             "/media/tasks/{job_id}/task.iso",
             "/media/tasks/{job_id}/{signature}/task.iso",

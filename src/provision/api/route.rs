@@ -20,6 +20,7 @@ pub enum Route {
     PutServer(String),
     DeleteServer(String),
     Webhook(String),
+    Events,
     OpenApi,
     TaskIso(Asked),
 }
@@ -98,6 +99,10 @@ impl Route {
                     _ => not_allowed("POST"),
                 }
             }
+            ["api", "v1", "events"] => match *method {
+                Method::GET | Method::HEAD => Ok(Route::Events),
+                _ => not_allowed("GET, HEAD"),
+            },
             ["api", "v1", "openapi.json"] => match *method {
                 Method::GET | Method::HEAD => Ok(Route::OpenApi),
                 _ => not_allowed("GET, HEAD"),

@@ -1,5 +1,7 @@
 //! Servers: machines and the BMCs behind which they are. A password goes in and never comes out.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
@@ -7,13 +9,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::time::rfc3339;
 use super::{Answered, Provision, json, read};
 use crate::config::Secret;
 use crate::http1::ResponseHead;
 use crate::io::Io;
 use crate::provision::job::store::Server;
 use crate::provision::redfish::Origin;
+use crate::provision::time::rfc3339;
 use crate::service::Response;
 use crate::telemetry::RouteClass;
 
@@ -28,6 +30,7 @@ struct Wanted {
     bmc_username: Option<String>,
     bmc_password: Option<String>,
     vendor: Option<String>,
+    node_address: Option<String>,
     /// Shown by GET, so that what was got can be put back; means nothing here.
     #[serde(rename = "last_seen")]
     _last_seen: Option<Value>,
@@ -73,7 +76,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
                 return Err(ApiError::Field {
                     field: "body",
                     message: "expected an object of texts: bmc_address, bmc_username, \
-                              bmc_password, and vendor if it is known"
+                              bmc_password, and vendor and node_address if they are known"
                         .to_owned(),
                 });
             }
@@ -182,12 +185,22 @@ fn check(serial: String, wanted: Wanted) -> Result<(Server, Option<Secret>), Api
     if wanted.vendor.as_ref().is_some_and(|text| !is_text(text)) {
         return Err(wrong("vendor", "expected a text of 1 to 255 characters"));
     }
+    let node_address = match wanted.node_address {
+        None => None,
+        Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
+            wrong(
+                "node_address",
+                "expected the IP address from which the machine pulls, such as 192.0.2.30",
+            )
+        })?),
+    };
     let server = Server {
         serial,
         bmc_address,
         bmc_username,
         bmc_password: Vec::new(),
         vendor: wanted.vendor,
+        node_address: node_address.map(|address| address.to_canonical()),
         last_seen: None,
     };
     Ok((server, wanted.bmc_password.map(Secret::new)))
@@ -208,6 +221,9 @@ fn shown(server: &Server) -> Value {
     });
     if let Some(vendor) = &server.vendor {
         shown["vendor"] = json!(vendor);
+    }
+    if let Some(address) = &server.node_address {
+        shown["node_address"] = json!(address.to_string());
     }
     if let Some(seen) = server.last_seen {
         shown["last_seen"] = json!(rfc3339(seen));

@@ -421,6 +421,11 @@ impl Job {
         self.since
     }
 
+    /// The effect that is under way.
+    pub fn begun(&self) -> Option<Effect> {
+        self.phase.effect().filter(|_| self.begun)
+    }
+
     pub fn outcome(&self) -> Option<Outcome> {
         self.outcome
     }

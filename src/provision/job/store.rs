@@ -1,16 +1,17 @@
 //! Jobs, servers, events and webhook ids, in SQLite; SQL is named in this file alone.
 //!
 //! One connection, owned by one thread ([`super::super::mailbox`]). Each change is one transaction
-//! and on the disk when its method returns: WAL with `synchronous=FULL`. Every value reaches a
+//! and, unless its method says otherwise, on the disk when that returns: WAL with `synchronous=FULL`. Every value reaches a
 //! statement as a bound parameter. The job itself is a value ([`Job`]) kept as JSON; the columns
 //! beside it are what is searched for, and are written from it in the same statement.
 //!
 //! Times are seconds since 1970.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::oci::{Digest, RepositoryName};
 use crate::provision::artifact::Artifact;
 
-use super::machine::{Entry, Event, Ignored, Job, Level, Report, Status};
+use super::machine::{Effect, Entry, Event, Ignored, Job, Level, Next, Report, Status};
 
 /// What the database goes through, in order; one that has been released is never changed.
 const MIGRATIONS: &[&str] = &[
@@ -80,6 +81,9 @@ const MIGRATIONS: &[&str] = &[
 ",
     "
     ALTER TABLE jobs ADD COLUMN task_target TEXT NOT NULL DEFAULT '';
+",
+    "
+    ALTER TABLE servers ADD COLUMN node_address TEXT;
 ",
 ];
 
@@ -150,6 +154,8 @@ pub struct Server {
     pub bmc_username: String,
     pub bmc_password: Vec<u8>,
     pub vendor: Option<String>,
+    /// From which the machine pulls.
+    pub node_address: Option<IpAddr>,
     pub last_seen: Option<u64>,
 }
 
@@ -215,6 +221,29 @@ pub struct EventRow {
     pub level: String,
     pub step: Option<String>,
     pub message: String,
+}
+
+/// An event among those of all jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberedEvent {
+    pub number: u64,
+    pub job: Uuid,
+    pub serial: String,
+    pub event: EventRow,
+}
+
+/// Where a job stands, in the words it is shown with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub serial: String,
+    pub status: String,
+    pub phase: String,
+    pub outcome: Option<String>,
+    pub failed_step: Option<String>,
+    /// Its machine's, as far as somebody has said.
+    pub node_address: Option<IpAddr>,
+    /// Where its image is, if that is here.
+    pub repository: Option<String>,
 }
 
 /// Which jobs, and where in their order to go on.
@@ -290,6 +319,16 @@ impl JobStore {
         }
     }
 
+    /// Writes what needs no disk of its own: it becomes durable with whatever is synced next, and a
+    /// crash before that may take it back. In order with all else in any case.
+    fn write_behind<T>(&self, write: impl FnOnce(&Connection) -> Stored<T>) -> Stored<T> {
+        self.connection
+            .pragma_update(None, "synchronous", "NORMAL")?;
+        let written = write(&self.connection);
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        written
+    }
+
     // Servers.
 
     /// Makes the server or replaces what is known of it; says whether it is new.
@@ -297,16 +336,18 @@ impl JobStore {
         let write = self.connection.transaction()?;
         let known = server_in(&write, &server.serial)?.is_some();
         write.execute(
-            "INSERT INTO servers (serial, bmc_address, bmc_username, bmc_password, vendor)
-             VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO servers
+                 (serial, bmc_address, bmc_username, bmc_password, vendor, node_address)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (serial) DO UPDATE SET bmc_address = ?2, bmc_username = ?3,
-                 bmc_password = ?4, vendor = ?5",
+                 bmc_password = ?4, vendor = ?5, node_address = ?6",
             params![
                 server.serial,
                 server.bmc_address,
                 server.bmc_username,
                 server.bmc_password,
-                server.vendor
+                server.vendor,
+                server.node_address.map(|address| address.to_string())
             ],
         )?;
         write.commit()?;
@@ -347,13 +388,15 @@ impl JobStore {
         Ok(Some(true))
     }
 
-    /// The machine was seen behind its BMC.
+    /// The machine was seen behind its BMC. Written behind.
     pub fn server_seen(&mut self, serial: &str, now: u64) -> Stored<()> {
-        self.connection.execute(
-            "UPDATE servers SET last_seen = ?2 WHERE serial = ?1",
-            params![serial, now],
-        )?;
-        Ok(())
+        self.write_behind(|connection| {
+            connection.execute(
+                "UPDATE servers SET last_seen = ?2 WHERE serial = ?1",
+                params![serial, now],
+            )?;
+            Ok(())
+        })
     }
 
     // Jobs, as the API sees them.
@@ -600,18 +643,81 @@ impl JobStore {
 
     // Jobs, as the watcher of pulls sees them.
 
-    /// Jobs that are not complete, and whether their outcome is open.
-    pub fn living_jobs(&self) -> Stored<BTreeMap<Uuid, bool>> {
-        let mut found = self
-            .connection
-            .prepare_cached("SELECT id, outcome IS NULL FROM jobs WHERE status <> 'complete'")?;
-        let mut rows = found.query([])?;
+    /// Jobs that are not complete.
+    pub fn living_jobs(&self) -> Stored<BTreeMap<Uuid, Standing>> {
+        self.standings("status <> 'complete'", params![])
+    }
+
+    /// Where these jobs stand; one that is not there is left out.
+    pub fn standing(&self, jobs: &BTreeSet<Uuid>) -> Stored<BTreeMap<Uuid, Standing>> {
+        let mut found = BTreeMap::new();
+        for job in jobs {
+            found.extend(self.standings("jobs.id = ?1", [job.to_string()])?);
+        }
+        Ok(found)
+    }
+
+    fn standings(
+        &self,
+        which: &'static str,
+        values: impl rusqlite::Params,
+    ) -> Stored<BTreeMap<Uuid, Standing>> {
+        let mut found = self.connection.prepare_cached(&format!(
+            "SELECT jobs.id, jobs.serial, status, json_extract(machine, '$.phase'), outcome,
+                 failed_step, node_address, artifact_repository
+             FROM jobs LEFT JOIN servers ON servers.serial = jobs.serial WHERE {which}"
+        ))?;
+        let mut rows = found.query(values)?;
         let mut jobs = BTreeMap::new();
         while let Some(row) = rows.next()? {
             let id: String = row.get(0)?;
-            jobs.insert(parse_id(&id)?, row.get(1)?);
+            let address: Option<String> = row.get(6)?;
+            let standing = Standing {
+                serial: row.get(1)?,
+                status: row.get(2)?,
+                phase: row.get(3)?,
+                outcome: row.get(4)?,
+                failed_step: row.get(5)?,
+                node_address: address.and_then(|address| address.parse().ok()),
+                repository: row.get(7)?,
+            };
+            jobs.insert(parse_id(&id)?, standing);
         }
         Ok(jobs)
+    }
+
+    /// The number of the last event; those of later ones are larger.
+    pub fn last_event(&self) -> Stored<u64> {
+        let mut found = self
+            .connection
+            .prepare_cached("SELECT coalesce(max(id), 0) FROM events")?;
+        Ok(found.query_row([], |row| row.get(0))?)
+    }
+
+    /// Events of all jobs behind `number`, in order, at most `limit`.
+    pub fn events_behind(&self, number: u64, limit: u32) -> Stored<Vec<NumberedEvent>> {
+        let mut found = self.connection.prepare_cached(
+            "SELECT events.id, job, serial, time, level, step, message
+             FROM events JOIN jobs ON jobs.id = events.job
+             WHERE events.id > ?1 ORDER BY events.id LIMIT ?2",
+        )?;
+        let mut rows = found.query(params![number, limit])?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            let job: String = row.get(1)?;
+            events.push(NumberedEvent {
+                number: row.get(0)?,
+                job: parse_id(&job)?,
+                serial: row.get(2)?,
+                event: EventRow {
+                    time: row.get(3)?,
+                    level: row.get(4)?,
+                    step: row.get(5)?,
+                    message: row.get(6)?,
+                },
+            });
+        }
+        Ok(events)
     }
 
     /// Adds a line to what the operator reads of a job.
@@ -625,43 +731,49 @@ impl JobStore {
     // Jobs, as the workers see them.
 
     /// Leases the job that has been due the longest, for `worker`; one whose lease has run out is
-    /// taken from whoever had it.
+    /// taken from whoever had it. Written behind, as all that is said of leases: a crash ends them all.
     pub fn claim(&mut self, worker: &str, now: u64, lease_seconds: u64) -> Stored<Option<JobRow>> {
-        let mut claim = self.connection.prepare_cached(
-            "UPDATE jobs SET worker = ?1, picked = ?2, lease_until = ?2 + ?3
+        self.write_behind(|connection| {
+            let mut claim = connection.prepare_cached(
+                "UPDATE jobs SET worker = ?1, picked = ?2, lease_until = ?2 + ?3
              WHERE id = (
                  SELECT id FROM jobs
                  WHERE due <= ?2 AND (worker IS NULL OR lease_until <= ?2)
                  ORDER BY due, rowid LIMIT 1)
              RETURNING *",
-        )?;
-        let mut rows = claim.query(params![worker, now, lease_seconds])?;
-        let row = match rows.next()? {
-            Some(row) => Some(read_job(row)?),
-            None => None,
-        };
-        // The statement is run to its end.
-        while rows.next()?.is_some() {}
-        Ok(row)
+            )?;
+            let mut rows = claim.query(params![worker, now, lease_seconds])?;
+            let row = match rows.next()? {
+                Some(row) => Some(read_job(row)?),
+                None => None,
+            };
+            // The statement is run to its end.
+            while rows.next()?.is_some() {}
+            Ok(row)
+        })
     }
 
     /// Prolongs every lease whose worker's name begins with `instance`.
     pub fn heartbeat(&mut self, instance: &str, now: u64, lease_seconds: u64) -> Stored<()> {
-        self.connection.execute(
-            "UPDATE jobs SET lease_until = ?2 + ?3
-             WHERE worker IS NOT NULL AND substr(worker, 1, length(?1)) = ?1",
-            params![instance, now, lease_seconds],
-        )?;
-        Ok(())
+        self.write_behind(|connection| {
+            connection.execute(
+                "UPDATE jobs SET lease_until = ?2 + ?3
+                 WHERE worker IS NOT NULL AND substr(worker, 1, length(?1)) = ?1",
+                params![instance, now, lease_seconds],
+            )?;
+            Ok(())
+        })
     }
 
     /// Gives a job back.
     pub fn release(&mut self, id: Uuid, worker: &str) -> Stored<()> {
-        self.connection.execute(
-            "UPDATE jobs SET worker = NULL, lease_until = NULL WHERE id = ?1 AND worker = ?2",
-            params![id.to_string(), worker],
-        )?;
-        Ok(())
+        self.write_behind(|connection| {
+            connection.execute(
+                "UPDATE jobs SET worker = NULL, lease_until = NULL WHERE id = ?1 AND worker = ?2",
+                params![id.to_string(), worker],
+            )?;
+            Ok(())
+        })
     }
 
     /// Ends the leases of other processes; to be called by whoever knows that they are gone.
@@ -673,13 +785,16 @@ impl JobStore {
     }
 
     /// Applies an event to a job that `worker` has leased, with `notes` before what the event
-    /// itself says. `None`: the lease is another's by now, and nothing was changed.
+    /// itself says. With `goes_on` the next effect begins in the same transaction, unless it is a reset:
+    /// that it has begun must mean that nothing came between. `None`: the lease is another's by now, and
+    /// nothing was changed.
     pub fn record(
         &mut self,
         id: Uuid,
         worker: &str,
         event: Event,
         notes: &[Entry],
+        goes_on: bool,
         now: u64,
     ) -> Stored<Option<JobRow>> {
         let write = self
@@ -700,6 +815,13 @@ impl JobStore {
         let before = row.machine.clone();
         add_events(&write, id, notes, now)?;
         let _ = apply_in(&write, &mut row, event, now)?;
+        let may_begin = match row.machine.next(now) {
+            Next::Perform(effect) => effect != Effect::Reset,
+            Next::Expire | Next::Wait | Next::End => false,
+        };
+        if goes_on && may_begin {
+            let _ = apply_in(&write, &mut row, Event::Begun, now)?;
+        }
         write.commit()?;
         self.tell(&before, &row);
         Ok(Some(row))
@@ -717,12 +839,15 @@ impl JobStore {
             .optional()?)
     }
 
+    /// Written behind: what the job does next is synced, and its ISO is looked at before it is used.
     pub fn set_iso(&mut self, id: Uuid, iso: &Iso) -> Stored<()> {
-        self.connection.execute(
-            "UPDATE jobs SET iso_bytes = ?2, iso_sha256 = ?3 WHERE id = ?1",
-            params![id.to_string(), iso.bytes, iso.sha256],
-        )?;
-        Ok(())
+        self.write_behind(|connection| {
+            connection.execute(
+                "UPDATE jobs SET iso_bytes = ?2, iso_sha256 = ?3 WHERE id = ?1",
+                params![id.to_string(), iso.bytes, iso.sha256],
+            )?;
+            Ok(())
+        })
     }
 
     /// Jobs complete since before `before`, of whose ISO something may still be there: of one that
@@ -857,6 +982,9 @@ fn read_server(row: &Row<'_>) -> rusqlite::Result<Server> {
         bmc_username: row.get("bmc_username")?,
         bmc_password: row.get("bmc_password")?,
         vendor: row.get("vendor")?,
+        node_address: row
+            .get::<_, Option<String>>("node_address")?
+            .and_then(|address| address.parse().ok()),
         last_seen: row.get("last_seen")?,
     })
 }
@@ -943,6 +1071,7 @@ mod tests {
                 bmc_username: "root".to_owned(),
                 bmc_password: b"sealed".to_vec(),
                 vendor: None,
+                node_address: None,
                 last_seen: None,
             };
             assert!(store.put_server(&server).expect("a write"));
@@ -979,7 +1108,7 @@ mod tests {
             let mut record = |event| {
                 let row = self
                     .store
-                    .record(id, worker, event, &[], 110)
+                    .record(id, worker, event, &[], false, 110)
                     .expect("a write");
                 row.expect("the lease is ours").machine
             };
@@ -1092,7 +1221,7 @@ mod tests {
         assert_eq!(world.claimed("two/0", 1000), job);
         let late = world
             .store
-            .record(Uuid::from_u128(1), "one/0", Event::Begun, &[], 1001);
+            .record(Uuid::from_u128(1), "one/0", Event::Begun, &[], false, 1001);
         assert_eq!(late.expect("a read"), None);
         world
             .store
@@ -1225,7 +1354,7 @@ mod tests {
             let notes = std::slice::from_ref(&long);
             world
                 .store
-                .record(id, "w/0", Event::Tick, notes, 100)
+                .record(id, "w/0", Event::Tick, notes, false, 100)
                 .expect("a write");
         }
         let events = world.store.events(Uuid::from_u128(1)).expect("a read");

@@ -1,7 +1,7 @@
 //! Threads that claim a job, carry its effects out and write down what came of them.
 //!
 //! Before an effect the job says that it has begun, after it what came of it; both are on the disk
-//! before anything else happens. What must follow from a process that ends in between is decided
+//! before anything else happens, the one and the next one's beginning by one write. What must follow from a process that ends in between is decided
 //! in [`machine`](super::machine).
 
 use std::fs;
@@ -248,39 +248,29 @@ impl Worker {
     }
 
     fn advance(&self, mut job: JobRow, stopping: &AtomicBool) -> Result<(), AskError> {
+        // Claimed with an effect under way: who had it is gone.
+        let mut is_ours = !job.machine.is_begun();
         loop {
-            let event = if job.machine.is_begun() {
-                // Claimed with an effect under way: who had it is gone.
-                Event::Interrupted
-            } else {
-                match job.machine.next(now()) {
-                    Next::Perform(_) if stopping.load(Relaxed) => return Ok(()),
-                    Next::Perform(effect) => {
-                        let Some(begun) = self.record(&job, Event::Begun, Vec::new())? else {
-                            return Ok(());
-                        };
-                        job = begun;
-                        // A report or a cancellation may have come just before.
-                        if !job.machine.is_begun() {
-                            continue;
-                        }
-                        let (event, notes) = self.carry_out(effect, &job);
-                        // Cut short by the stop, as by a crash: it may have happened, and the next
-                        // process decides what follows.
-                        if matches!(event, Event::Failed(_)) && stopping.load(Relaxed) {
-                            return Ok(());
-                        }
-                        let Some(after) = self.record(&job, event, notes)? else {
-                            return Ok(());
-                        };
-                        job = after;
-                        continue;
+            let (event, notes) = match job.machine.begun() {
+                Some(_) if !is_ours => (Event::Interrupted, Vec::new()),
+                Some(effect) => {
+                    let (event, notes) = self.carry_out(effect, &job);
+                    // Cut short by the stop, as by a crash: it may have happened, and the next
+                    // process decides what follows.
+                    if matches!(event, Event::Failed(_)) && stopping.load(Relaxed) {
+                        return Ok(());
                     }
-                    Next::Expire => Event::Tick,
-                    Next::Wait | Next::End => return Ok(()),
+                    (event, notes)
                 }
+                None => match job.machine.next(now()) {
+                    Next::Perform(_) if stopping.load(Relaxed) => return Ok(()),
+                    Next::Perform(_) => (Event::Begun, Vec::new()),
+                    Next::Expire => (Event::Tick, Vec::new()),
+                    Next::Wait | Next::End => return Ok(()),
+                },
             };
-            match self.record(&job, event, Vec::new())? {
+            is_ours = true;
+            match self.record(&job, event, notes, !stopping.load(Relaxed))? {
                 Some(after) => job = after,
                 None => return Ok(()),
             }
@@ -293,12 +283,13 @@ impl Worker {
         job: &JobRow,
         event: Event,
         notes: Vec<Entry>,
+        goes_on: bool,
     ) -> Result<Option<JobRow>, AskError> {
         let (id, name, before) = (job.id, self.name.clone(), job.machine.status());
         let after = self
             .parts
             .mailbox
-            .ask_blocking(move |store| store.record(id, &name, event, &notes, now()))?;
+            .ask_blocking(move |store| store.record(id, &name, event, &notes, goes_on, now()))?;
         let Some(after) = after else {
             tracing::warn!(job = %id, "the lease of this job has gone to another worker");
             return Ok(None);

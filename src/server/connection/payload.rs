@@ -4,6 +4,8 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
+
 use super::{Connection, Over, Waited, yield_now};
 use crate::http1::After;
 use crate::io::{File, Io, Stream};
@@ -11,7 +13,7 @@ use crate::limits::{
     ANSWER_PATIENCE, HEAD_READ_BYTES, PATH_LOOK_INTERVAL, READ_AHEAD_BYTES, RESIDENCE_TRUSTED,
     SEND_STEP_BYTES, SEND_STEPS_PER_TURN,
 };
-use crate::service::{Payload, Piece, Response, Service};
+use crate::service::{Payload, Piece, Response, Service, Source};
 use crate::telemetry::{PathFacts, Sending};
 
 impl<I, S, V> Connection<I, S, V>
@@ -73,8 +75,31 @@ where
                     }
                 }
             }
+            Payload::Stream { source, patience } => {
+                self.write_all(&out, ANSWER_PATIENCE).await?;
+                drop(out);
+                self.send_stream(source, patience).await?;
+            }
         }
         Ok(self.exchange.finish())
+    }
+
+    /// Sends what comes, as it comes, until there is no more or the server stops.
+    async fn send_stream(
+        &mut self,
+        mut source: Box<dyn Source>,
+        patience: Duration,
+    ) -> Result<(), Over> {
+        loop {
+            let stopping = self.parts.stop.listen();
+            if self.parts.stop.is_raised() {
+                return Ok(());
+            }
+            match select(source.next(), stopping).await {
+                Either::Left((Some(bytes), _)) => self.write_all(&bytes, patience).await?,
+                Either::Left((None, _)) | Either::Right(_) => return Ok(()),
+            }
+        }
     }
 
     /// Sends a part of a file from the page cache; what is not in it is read ahead elsewhere, so
