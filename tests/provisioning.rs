@@ -742,6 +742,44 @@ fn the_api_asks_for_a_login_and_who_fails_often_waits() {
     with(&token(r#"{"alg":"HS256"}"#, &claims.replace("me", "you"))).expect(401);
 }
 
+/// Of argon2's reference tests: the hash of `password`.
+const ARGON2ID: &str =
+    "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+
+#[test]
+fn an_argon2id_hash_opens_the_registry_and_the_api_and_one_too_dear_stops_the_start() {
+    let site = Site::new("argon2id");
+    let plan = |hash: &str| {
+        let plan = site.plan().set("AUTH_MODE", "basic");
+        plan.set("REGISTRY_AUTH_MODE", "basic")
+            .set("BASIC_USER", "ops")
+            .set("BASIC_PASS_HASH", hash)
+    };
+    let server = plan(ARGON2ID).start();
+    for target in ["/v2/", "/api/v1/jobs"] {
+        for (user, password, status) in [
+            ("ops", "password", 200),
+            ("ops", "passwore", 401),
+            ("opt", "password", 401),
+        ] {
+            let header = [("Authorization", &*basic(user, password))];
+            ask(&server, "GET", target, &header, "").expect(status);
+        }
+    }
+    assert!(!server.log().contains("c29tZXNhbHQ"));
+    drop(server);
+    for hash in [
+        &ARGON2ID.replace("m=256", "m=1048576"),
+        &ARGON2ID.replace("t=2", "t=1000000"),
+        &ARGON2ID.replace("argon2id", "argon2i"),
+        "5f4dcc3b5aa765d61d8327deb882cf99",
+    ] {
+        let (_, said) = plan(hash).start_refused();
+        assert!(said.contains("BASIC_PASS_HASH"), "{hash}: {said}");
+        assert!(said.contains("$argon2id$v=19$"), "{hash}: {said}");
+    }
+}
+
 #[test]
 fn a_start_that_cannot_be_meant_is_refused_by_name() {
     let site = Site::new("refused");

@@ -1,11 +1,14 @@
 //! Who may log in: the lines of an htpasswd file, and the one login of the environment.
 //!
-//! bcrypt alone (`$2a$`, `$2b$`, `$2y$`), since whatever else htpasswd writes can be guessed at
-//! the speed of the disk. A line that cannot be used is named by its number: a user who is left
+//! bcrypt (`$2a$`, `$2b$`, `$2y$`), in the environment argon2id as well, since whatever else
+//! htpasswd writes can be guessed at the speed of the disk. A line that cannot be used is named by its number: a user who is left
 //! out in silence is one who finds out at night.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
+
+use super::argon2id::Argon2id;
 
 /// The cost at which an unknown user's password is hashed, if no line gives a higher one.
 const COST_MIN: u32 = 10;
@@ -13,45 +16,93 @@ const COST_MIN: u32 = 10;
 /// to stop the server with one line.
 const COST_MAX: u32 = 16;
 
-/// A bcrypt hash in its 60-character form.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PasswordHash(String);
+/// A hash of a password.
+#[derive(Clone)]
+pub struct PasswordHash {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// In its 60-character form.
+    Bcrypt {
+        cost: u32,
+    },
+    Argon2id(Arc<Argon2id>),
+}
 
 impl PasswordHash {
-    /// Takes a hash that [`bcrypt::verify`] can read; everything else is `None`.
+    /// Takes a bcrypt or an argon2id hash that can be compared in a bounded time.
     pub fn parse(text: &str) -> Option<Self> {
+        let argon2id = Argon2id::parse(text).map(|hash| Self {
+            text: text.to_owned(),
+            kind: Kind::Argon2id(Arc::new(hash)),
+        });
+        argon2id.or_else(|| Self::parse_bcrypt(text))
+    }
+
+    /// Takes a hash that [`bcrypt::verify`] can read; everything else is `None`.
+    pub fn parse_bcrypt(text: &str) -> Option<Self> {
         // Checked before the library sees it: some of its versions panicked on odd bytes.
         let is_plain = text.len() == 60 && text.is_ascii();
         let known = ["$2a$", "$2b$", "$2y$"]
             .iter()
             .any(|kind| text.starts_with(kind));
         let is_hash = is_plain && known && text.parse::<bcrypt::HashParts>().is_ok();
-        let hash = is_hash.then(|| Self(text.to_owned()))?;
-        (hash.cost() <= COST_MAX).then_some(hash)
+        if !is_hash {
+            return None;
+        }
+        let cost = text[4..6].parse().ok().filter(|cost| *cost <= COST_MAX)?;
+        Some(Self {
+            text: text.to_owned(),
+            kind: Kind::Bcrypt { cost },
+        })
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    fn cost(&self) -> u32 {
-        self.0[4..6].parse().unwrap_or(COST_MIN)
+    /// Of two of one kind, the dearer takes longer to compare; argon2id counts as the dearer kind.
+    fn expense(&self) -> (u64, u64) {
+        match &self.kind {
+            Kind::Bcrypt { cost } => (0, u64::from(*cost)),
+            Kind::Argon2id(hash) => (1, hash.work_kib()),
+        }
     }
 
-    /// Hashes `password` as expensively as the dearest of `others`, so that the time a login takes
-    /// does not tell the users apart.
+    /// A hash that no password has, as slow to compare as this one.
+    fn of_nobody(&self) -> Option<Self> {
+        match &self.kind {
+            Kind::Bcrypt { cost } => Self::bcrypt_of_nobody(*cost),
+            Kind::Argon2id(hash) => Self::parse(&hash.of_nobody()),
+        }
+    }
+
+    fn bcrypt_of_nobody(cost: u32) -> Option<Self> {
+        // No name leads to it, so it does not matter whose password it is.
+        let parts = bcrypt::hash_with_salt("nobody", cost, [0; 16]).ok()?;
+        Self::parse_bcrypt(&parts.to_string())
+    }
+
+    /// Hashes `password` by bcrypt as expensively as the dearest of `others`, so that the time a login
+    /// takes does not tell the users apart.
     pub fn of(password: &str, others: &[(String, PasswordHash)]) -> Option<Self> {
-        let cost = others
-            .iter()
-            .map(|(_, hash)| hash.cost())
-            .max()
-            .unwrap_or(COST_MIN);
-        Self::parse(&bcrypt::hash(password, cost).ok()?)
+        let costs = others.iter().filter_map(|(_, hash)| match hash.kind {
+            Kind::Bcrypt { cost } => Some(cost),
+            Kind::Argon2id(_) => None,
+        });
+        let cost = costs.max().unwrap_or(COST_MIN);
+        Self::parse_bcrypt(&bcrypt::hash(password, cost).ok()?)
     }
 
     /// Whether `password` has this hash. Slow by intent: not for a core's thread.
     pub fn verify(&self, password: &str) -> bool {
-        bcrypt::verify(password, &self.0).unwrap_or(false)
+        match &self.kind {
+            Kind::Bcrypt { .. } => bcrypt::verify(password, &self.text).unwrap_or(false),
+            Kind::Argon2id(hash) => hash.verify(password),
+        }
     }
 }
 
@@ -72,16 +123,12 @@ pub struct Users {
 impl Users {
     pub fn new(users: impl IntoIterator<Item = (String, PasswordHash)>) -> Self {
         let hashes: HashMap<_, _> = users.into_iter().collect();
-        let cost = hashes
-            .values()
-            .map(PasswordHash::cost)
-            .max()
-            .unwrap_or(COST_MIN);
-        // No name leads to it, so it does not matter whose password it is.
-        let nobody = bcrypt::hash_with_salt("nobody", cost, [0; 16])
-            .ok()
-            .and_then(|parts| PasswordHash::parse(&parts.to_string()))
-            .expect("the cost is that of a valid hash");
+        let dearest = hashes.values().max_by_key(|hash| hash.expense());
+        let nobody = match dearest {
+            Some(dearest) => dearest.of_nobody(),
+            None => PasswordHash::bcrypt_of_nobody(COST_MIN),
+        };
+        let nobody = nobody.expect("the cost is that of a valid hash");
         Self { hashes, nobody }
     }
 
@@ -125,7 +172,7 @@ pub fn parse_htpasswd(text: &str) -> Result<Vec<(String, PasswordHash)>, LineErr
         if user.is_empty() {
             return Err(problem("the user's name is missing before the colon"));
         }
-        let hash = PasswordHash::parse(hash).ok_or_else(|| {
+        let hash = PasswordHash::parse_bcrypt(hash).ok_or_else(|| {
             problem(
                 "not a bcrypt hash ($2a$, $2b$ or $2y$) of cost 16 or less: make it with htpasswd -B",
             )
@@ -179,6 +226,28 @@ mod tests {
         // 60 bytes, some of them of many-byte characters.
         let odd = format!("a:$2b$04$é{}", "x".repeat(51));
         assert_eq!(parse_htpasswd(&odd).expect_err("not ASCII").line, 1);
+    }
+
+    #[test]
+    fn an_unknown_user_s_password_costs_what_the_dearest_known_one_s_does() {
+        let argon2id =
+            "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+        let expense = |hashes: &[&str]| {
+            let users = hashes.iter().enumerate().map(|(index, hash)| {
+                let hash = PasswordHash::parse(hash).expect("it is one");
+                (index.to_string(), hash)
+            });
+            let users = Users::new(users);
+            let (nobody, known) = users.hash_of("somebody else");
+            assert!(!known && !nobody.verify("password"));
+            nobody.expense()
+        };
+        let bcrypt = hash("password");
+        assert_eq!(expense(&[&bcrypt]), (0, 4));
+        assert_eq!(expense(&[&bcrypt, argon2id]), (1, 512));
+        assert_eq!(expense(&[]), (0, 10));
+        let line = format!("a:{argon2id}");
+        assert_eq!(parse_htpasswd(&line).expect_err("bcrypt alone").line, 1);
     }
 
     #[test]

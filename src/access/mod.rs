@@ -1,9 +1,10 @@
 //! Who may do what: credentials in, a [`Grant`] or a refusal out.
 //!
-//! A right password costs a bcrypt once; after that a keyed hash of it is known. The slow part
+//! A right password costs a bcrypt or argon2id once; after that a keyed hash of it is known. The slow part
 //! is a value ([`Pending`]) that the caller runs off the cores. Nothing here logs a header or a
 //! password.
 
+mod argon2id;
 mod credentials;
 mod throttle;
 mod verified;
@@ -125,7 +126,7 @@ impl fmt::Debug for Pending {
 }
 
 impl Pending {
-    /// Compares; takes as long as bcrypt is meant to, for unknown users too.
+    /// Compares; takes as long as the hash is meant to, for unknown users too.
     pub fn verify(self) -> Verdict {
         let matches = self.stored.verify(&self.password);
         let right = (matches && self.is_known).then_some(self.fingerprint);
@@ -171,7 +172,9 @@ impl fmt::Display for AccessError {
             }
             AccessError::Hash => write!(
                 formatter,
-                "BASIC_PASS_HASH: not a bcrypt hash ($2a$, $2b$ or $2y$): make it with htpasswd -B"
+                "BASIC_PASS_HASH: expected a bcrypt hash ($2a$, $2b$ or $2y$) of cost 16 or less, as \
+                 htpasswd -B makes it, or an argon2id hash ($argon2id$v=19$m=…,t=…,p=…$…$…) of at \
+                 most 256 MiB (m=262144), m times t at most 2097152, and 16 lanes"
             ),
         }
     }

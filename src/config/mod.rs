@@ -143,7 +143,7 @@ pub struct BasicLogin {
 pub enum BasicSecret {
     /// At most 72 bytes, which is what bcrypt looks at.
     Password(Secret),
-    /// A bcrypt hash.
+    /// A bcrypt or argon2id hash.
     Hash(Secret),
 }
 

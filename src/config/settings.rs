@@ -10,7 +10,8 @@ use super::provisioning::{
 };
 use super::url_prefix::UrlPrefix;
 use super::values::{
-    ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_bcrypt, whole,
+    ImmutableTags, ListenAddress, Secret, boolean, duration, duration_text, is_argon2id, is_bcrypt,
+    whole,
 };
 use super::{
     AccessConfig, BasicLogin, BasicSecret, Config, ConfigProblem, ConfigWarning, GcConfig,
@@ -503,11 +504,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..row(
             "BASIC_PASS_HASH",
             "",
-            "a bcrypt hash, as htpasswd -B makes it",
+            "a bcrypt hash, as htpasswd -B makes it, or an argon2id hash that begins with $argon2id$v=19$",
             "The password of BASIC_USER as a hash, in place of BASIC_PASS.",
             apply!(
                 |v, t| {
-                    if !t.is_empty() && !is_bcrypt(t) {
+                    if !t.is_empty() && !is_bcrypt(t) && !is_argon2id(t) {
                         return None;
                     }
                     v.basic_hash = t.to_owned();

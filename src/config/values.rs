@@ -265,6 +265,11 @@ pub(super) fn is_bcrypt(text: &str) -> bool {
         && bytes[7..].iter().all(alphabet)
 }
 
+/// Whether `text` looks like an argon2id hash; what it costs is judged by who compares.
+pub(super) fn is_argon2id(text: &str) -> bool {
+    text.starts_with("$argon2id$") && text.is_ascii() && text.matches('$').count() == 5
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
