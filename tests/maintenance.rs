@@ -8,11 +8,12 @@ use std::process::Command;
 
 use support::scratch;
 
-/// What `script` prints, with `tools/maintenance/lib.sh` read before it.
+/// What `script` prints, with the shared parts of `tools/maintenance/` read before it.
 fn run(script: &str, arguments: &[&str]) -> String {
-    let library = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/maintenance/lib.sh");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/maintenance");
+    let script = format!(". {folder}/lib.sh\n. {folder}/task.sh\n{script}");
     let output = Command::new("/bin/sh")
-        .args(["-euc", &format!(". {library}\n{script}"), "sh"])
+        .args(["-euc", &script, "sh"])
         .args(arguments)
         .output()
         .expect("every system has a shell");
@@ -66,5 +67,47 @@ fn a_serial_number_is_one_segment_of_a_path_whatever_is_in_it() {
         ("ä?#%", "%c3%a4%3f%23%25"),
     ] {
         assert_eq!(run("path_segment \"$1\"", &[serial]), wanted, "{serial}");
+    }
+}
+
+#[test]
+fn a_task_is_where_the_reports_go_and_nowhere_else() {
+    let ask = "WEBHOOK_URL=$1 && task_url \"$2\" || echo none";
+    for (webhook, serial, wanted) in [
+        (
+            "http://192.0.2.1:8080/api/v1/status-webhook",
+            "XF-1",
+            "http://192.0.2.1:8080/media/nodes/XF-1/task.iso",
+        ),
+        (
+            "https://host/below/api/v1/status-webhook/",
+            "a b",
+            "https://host/below/media/nodes/%61%20%62/task.iso",
+        ),
+        ("http://192.0.2.1/reports", "XF-1", "none"),
+        ("", "XF-1", "none"),
+    ] {
+        assert_eq!(run(ask, &[webhook, serial]).trim_end(), wanted, "{webhook}");
+    }
+}
+
+#[test]
+fn what_comes_is_a_task_by_its_label() {
+    let folder = scratch("maintenance-label");
+    let file = folder.path().join("task.iso");
+    let is_task = "is_task_label \"$(label_of \"$1\")\" && echo yes || echo no";
+    for (label, length, wanted) in [
+        (&b"TASK_0B6B2A5E8C4F4D279E551A5B6F2"[..], 40_000, "yes"),
+        (b"MAINTENANCE                     ", 40_000, "no"),
+        (b"", 40_000, "no"),
+        (b"", 10, "no"),
+    ] {
+        let mut image = vec![0; length];
+        if let Some(place) = image.get_mut(32808..32808 + label.len()) {
+            place.copy_from_slice(label);
+        }
+        fs::write(&file, image).expect("the scratch folder is ours");
+        let found = run(is_task, &[&file.display().to_string()]);
+        assert_eq!(found.trim_end(), wanted, "{label:?} {length}");
     }
 }

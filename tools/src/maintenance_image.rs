@@ -205,7 +205,7 @@ fn add_scripts(initramfs: &mut Initramfs) -> Result<(), String> {
     let scripts = setup::root().join("tools/maintenance");
     initramfs.copy(&scripts.join("init"), "init", 0o755)?;
     let inside = "usr/lib/maintenance";
-    for name in ["dispatch", "report", "udhcpc.script", "lib.sh"] {
+    for name in ["dispatch", "report", "udhcpc.script", "lib.sh", "task.sh"] {
         initramfs.copy(&scripts.join(name), &format!("{inside}/{name}"), 0o755)?;
     }
     let units = scripts.join("units");
