@@ -130,6 +130,7 @@ fn event_of(name: &str, now: &mut u64) -> Result<Option<Event>, String> {
     Ok(Some(match name {
         "begun" => Event::Begun,
         "done" => Event::Done,
+        "left-to-node" => Event::LeftToNode,
         "power-on" => Event::Power(Power::On),
         "power-off" => Event::Power(Power::Off),
         "refused" => refused(None),

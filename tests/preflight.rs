@@ -29,6 +29,7 @@ impl Site {
         let server = Plan::new(&folder.path().join("oci"))
             .provisioning(folder.path())
             .set("REGISTRY_NAMES", NAME)
+            .set("ESXI_INSTALLER_URL", "http://controller.test/esxi.iso")
             .set("REDFISH_MODE", "http")
             .set("REDFISH_TIMEOUT", "1s")
             .set("REDFISH_RETRIES", "0")
@@ -233,7 +234,11 @@ fn a_trial_is_refused_as_the_job_would_be() {
 
 #[test]
 fn a_trial_says_what_is_odd_and_what_the_bmc_lacks() {
-    let site = Site::new(vec![Slot::cd("CD1")]);
+    let stick = Slot {
+        types: &["USBStick"],
+        ..Slot::cd("USB")
+    };
+    let site = Site::new(vec![stick]);
     site.push("os/windows", WIM, &wim(b"MSWIM\0\0\0", 1));
     let trial = site.trial("XF-1", &windows("os/windows", 1));
     assert!(named(&trial, "artifact.stock_wim").is_some(), "{trial:#}");
@@ -253,4 +258,21 @@ fn a_trial_says_what_is_odd_and_what_the_bmc_lacks() {
         bmc["message"].to_string().contains("does not answer"),
         "{bmc}"
     );
+}
+
+#[test]
+fn a_trial_at_a_bmc_with_one_slot_says_who_brings_the_task() {
+    let site = Site::new(vec![Slot::cd("CD1")]);
+    site.push("os/debian", ROOTFS, b"tar");
+    let bmc_of = |recipe: &Value| {
+        let trial = site.trial("XF-1", recipe);
+        let bmc = named(&trial, "bmc").expect("it was asked").clone();
+        (bmc["ok"] == true, bmc["message"].to_string())
+    };
+    let (ok, message) = bmc_of(&linux("os/debian"));
+    assert!(ok && message.contains("will fetch its task"), "{message}");
+    let esxi = json!({"task_target": "install-esxi.target", "ks_cfg": "vmaccepteula"});
+    let (ok, message) = bmc_of(&esxi);
+    assert!(!ok && message.contains("lacks a second slot"), "{message}");
+    assert!(site.bmc.writes().is_empty(), "it was asked, not changed");
 }

@@ -668,6 +668,57 @@ fn a_report_needs_the_secret_or_the_former_one() {
 }
 
 #[test]
+fn a_node_fetches_its_task_by_its_serial_once_its_machine_was_reset() {
+    let site = Site::new("node-task");
+    let server = site.plan().set("WEBHOOK_SECRET_OLD", "former").start();
+    let (serial, target) = ("XF 7ü", "/media/nodes/XF%207%C3%BC/task.iso");
+    let with = |method: &str, secret: &str, range: &str| {
+        let mut headers = vec![("X-Webhook-Secret", secret)];
+        headers.extend((!range.is_empty()).then_some(("Range", range)));
+        ask(&server, method, target, &headers, "")
+    };
+    put_server(&server, "XF%207%C3%BC");
+    let none = with("GET", SECRET, "").expect(404);
+    assert!(none.text().contains("no job"), "{}", none.text());
+    let id = made_job(&server, serial);
+    let early = with("GET", SECRET, "").expect(404);
+    assert!(early.text().contains("in the phase"), "{}", early.text());
+    let waiting = wait_for_phase(&server, &id, "await_report");
+    for secret in ["", "wrong", "webhook-secre", "webhook-secretx"] {
+        assert_eq!(code(&with("GET", secret, "").expect(401)), "unauthorized");
+    }
+    with("POST", "", "").expect(401);
+    with("POST", SECRET, "").expect(405);
+    with("HEAD", SECRET, "").expect(200);
+    let told = |job: &Value, step: &str| {
+        let events = job["events"].as_array().expect("events").iter();
+        events.filter(|event| event["step"] == step).count()
+    };
+    assert_eq!(told(&job(&server, &id), "task.fetched"), 0, "by HEAD");
+    let whole = with("GET", SECRET, "").expect(200);
+    let sha256 = waiting["task_iso"]["sha256"].as_str().expect("a digest");
+    assert_eq!(sha256_of(&whole.body), format!("sha256:{sha256}"));
+    assert_eq!(with("GET", "former", "bytes=32769-32773").body, b"CD001");
+    assert_eq!(told(&job(&server, &id), "task.fetched"), 1);
+    let log = server.log();
+    assert!(log.contains("WEBHOOK_SECRET_OLD") && !log.contains(SECRET));
+    // What a BMC is given stays closed without its signature.
+    let signed = format!("/media/tasks/{id}/task.iso");
+    let shown = [("X-Webhook-Secret", SECRET)];
+    ask(&server, "GET", &signed, &shown, "").expect(403);
+
+    let body = json!({"status": "success"}).to_string();
+    let report = "/api/v1/status-webhook/XF%207%C3%BC";
+    ask(&server, "POST", report, &shown, &body).expect(200);
+    with("GET", SECRET, "").expect(404);
+
+    let open = Site::new("open-task");
+    let plan = open.plan().set("WEBHOOK_SECRET", "");
+    let server = plan.set("WEBHOOK_ALLOW_UNAUTHENTICATED", "true").start();
+    ask(&server, "GET", target, &[], "").expect(401);
+}
+
+#[test]
 fn the_api_asks_for_a_login_and_who_fails_often_waits() {
     let site = Site::new("login");
     let server = site

@@ -1053,6 +1053,10 @@ fn the_command_prints_what_is_there_and_its_exit_code_says_how_it_went() {
         "{said}"
     );
     assert!(said.contains("(connection.plain)"), "{said}");
+    let one = MockBmc::start(Machine::new(vec![Slot::cd("CD")]), Habits::default());
+    let (code, said, _) = probe(&one.url(), &file);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("will fetch its task"), "{said}");
     let (code, _, problem) = probe(&bare.url(), &file);
     assert_eq!(code, Some(1), "{problem}");
     assert!(problem.contains("no slot for a CD"), "{problem}");

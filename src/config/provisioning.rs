@@ -74,6 +74,13 @@ pub struct WebhookConfig {
     pub allow_unauthenticated: bool,
 }
 
+impl WebhookConfig {
+    /// Whether a node can show who it is.
+    pub fn has_secret(&self) -> bool {
+        self.secret.is_some() || self.former_secret.is_some()
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct MediaConfig {
     /// Under which BMCs reach this program.

@@ -204,6 +204,7 @@ pub fn start(
         board: board.clone(),
         feed: feed.clone(),
     };
+    let nodes_have_secret = config.webhook.has_secret();
     let api = Api::new(ApiParts {
         mailbox: mailbox.clone(),
         key: open_key()?.0,
@@ -241,6 +242,7 @@ pub fn start(
         key,
         media: config.media,
         jobs: config.jobs,
+        nodes_have_secret,
         metrics,
         instance: Uuid::new_v4().to_string(),
     };

@@ -25,6 +25,7 @@ pub enum Surveyed {
     /// What a job would miss; nothing, if it could run.
     Answered {
         lacking: Vec<&'static str>,
+        has_one_slot: bool,
     },
     Failed {
         message: String,
@@ -109,6 +110,7 @@ fn survey(
     match bmc.survey(Some(&server.serial)) {
         Ok(survey) => Surveyed::Answered {
             lacking: survey.lacking,
+            has_one_slot: survey.has_one_slot,
         },
         Err(error) => failed(error.to_string()),
     }

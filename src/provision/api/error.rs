@@ -9,6 +9,7 @@ use crate::http1::ResponseHead;
 use crate::provision::artifact::Trouble;
 use crate::provision::feed::LISTENERS_MAX;
 use crate::provision::fetcher::NotFetched;
+use crate::provision::job::machine::Phase;
 use crate::provision::mailbox::AskError;
 use crate::provision::media::Denied;
 use crate::provision::recipe::Problems;
@@ -52,6 +53,12 @@ pub enum ApiError {
         serial: String,
     },
     NoJob,
+    /// Nothing for a machine that asks for its task.
+    NoTask {
+        serial: String,
+        /// Of its job, if it has one that is not complete.
+        phase: Option<Phase>,
+    },
     Method {
         allow: &'static str,
     },
@@ -131,9 +138,10 @@ impl ApiError {
                 (StatusCode::UNAUTHORIZED, "unauthorized")
             }
             ApiError::TooManyFailures => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"),
-            ApiError::NoRoute | ApiError::NoServer { .. } | ApiError::NoJob => {
-                (StatusCode::NOT_FOUND, "not_found")
-            }
+            ApiError::NoRoute
+            | ApiError::NoServer { .. }
+            | ApiError::NoJob
+            | ApiError::NoTask { .. } => (StatusCode::NOT_FOUND, "not_found"),
             ApiError::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "invalid_request"),
             ApiError::Active { .. }
             | ApiError::KeyReused { .. }
@@ -174,6 +182,18 @@ impl ApiError {
                 format!("no server {serial}: PUT /api/v1/servers/{serial} first")
             }
             ApiError::NoJob => "no such job".to_owned(),
+            ApiError::NoTask {
+                serial,
+                phase: None,
+            } => format!("{serial} has no job that is not complete"),
+            ApiError::NoTask {
+                serial,
+                phase: Some(phase),
+            } => format!(
+                "the job of {serial} is in the phase {}; its task is given out in await_report, \
+                 once the machine was reset",
+                phase.name()
+            ),
             ApiError::Method { allow } => format!("this endpoint takes {allow}"),
             ApiError::Active { job } => format!("the server has an active job, {job}"),
             ApiError::KeyReused { job } => {

@@ -52,7 +52,7 @@ pub(super) enum Judged {
 pub(super) struct Accepted {
     /// What the job is carried out by: as submitted, with what was fetched in its place.
     recipe: Vec<u8>,
-    ending: Ending,
+    pub(super) ending: Ending,
     pub image: Option<Named>,
     pub task: Task,
     pub entries: Vec<Entry>,

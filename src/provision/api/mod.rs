@@ -179,6 +179,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
         client: IpAddr,
     ) -> Result<(), ApiError> {
         match segments {
+            ["media", "nodes", ..] => self.check_node_secret(request),
             ["media", ..] => Ok(()),
             ["api", "v1", "status-webhook", ..] => self.check_webhook_secret(request),
             _ => {
@@ -230,6 +231,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             Route::Events => self.stream_events(request).await,
             Route::OpenApi => Ok(open_api()),
             Route::TaskIso(asked) => self.send_task_iso(request, asked, client).await,
+            Route::TaskOfNode(serial) => self.send_task_of_node(request, serial, client).await,
         };
         answer.map(Intake::Answer)
     }
@@ -354,6 +356,7 @@ mod tests {
             "/api/v1/openapi.json",
             "/media/tasks/{job_id}/task.iso",
             "/media/tasks/{job_id}/{signature}/task.iso",
+            "/media/nodes/{serial}/task.iso",
         ];
         for place in places {
             let path = place

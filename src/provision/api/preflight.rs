@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::{Answered, Provision, json};
 use crate::io::Io;
 use crate::provision::job::machine::{Entry, Level};
+use crate::provision::job::one_slot::OneSlot;
 use crate::provision::surveyor::Surveyed;
 use crate::service::Request;
 use crate::telemetry::RouteClass;
@@ -74,6 +75,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             .mailbox
             .ask(move |store| Ok((store.server(&asked)?, store.active_job(&asked)?)))
             .await?;
+        let one_slot = OneSlot::of(accepted.ending, self.api.webhook.has_secret());
         let (Some(server), active) = known else {
             return Err(ApiError::NoServer { serial });
         };
@@ -93,7 +95,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             ),
             Some(password) => {
                 let surveyed = self.api.surveyor.ask(server, password).await;
-                of_bmc(surveyed.map_err(ApiError::Io)?)
+                of_bmc(surveyed.map_err(ApiError::Io)?, one_slot)
             }
         };
         checks.push(bmc);
@@ -120,18 +122,29 @@ fn of_entry(entry: &Entry) -> Value {
     check(name, is_ok, entry.level.name(), entry.message.clone())
 }
 
-fn of_bmc(surveyed: Surveyed) -> Value {
+fn of_bmc(surveyed: Surveyed, one_slot: OneSlot) -> Value {
     let (ok, level, message) = match surveyed {
         Surveyed::NotAsked => (
             true,
             "warn",
             "not asked: REDFISH_MODE is noop, and a job would not reach it".to_owned(),
         ),
-        Surveyed::Answered { lacking } if lacking.is_empty() => {
-            (true, "info", "it answers, and a job could run".to_owned())
-        }
-        Surveyed::Answered { lacking } => {
-            (false, "error", format!("it lacks {}", lacking.join(", ")))
+        Surveyed::Answered {
+            lacking,
+            has_one_slot,
+        } => {
+            let mut lacking: Vec<String> = lacking.into_iter().map(str::to_owned).collect();
+            let slot = one_slot.lacking().filter(|_| has_one_slot);
+            lacking.extend(slot.map(|slot| format!("a {slot}")));
+            if !lacking.is_empty() {
+                (false, "error", format!("it lacks {}", lacking.join(", ")))
+            } else if has_one_slot {
+                let message = "it answers, and has one slot for virtual media: the node will fetch \
+                               its task over HTTP";
+                (true, "warn", message.to_owned())
+            } else {
+                (true, "info", "it answers, and a job could run".to_owned())
+            }
         }
         Surveyed::Failed { message } => (false, "error", message),
         Surveyed::TooMany => (

@@ -23,6 +23,8 @@ pub enum Route {
     Events,
     OpenApi,
     TaskIso(Asked),
+    /// The task ISO of the job that has started this machine.
+    TaskOfNode(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +109,13 @@ impl Route {
                 Method::GET | Method::HEAD => Ok(Route::OpenApi),
                 _ => not_allowed("GET, HEAD"),
             },
+            ["media", "nodes", serial, "task.iso"] => {
+                let serial = serial_of(serial).ok_or(RouteError::Serial)?;
+                match *method {
+                    Method::GET | Method::HEAD => Ok(Route::TaskOfNode(serial)),
+                    _ => not_allowed("GET, HEAD"),
+                }
+            }
             ["media", ref below @ ..] => {
                 let asked = media::asked(below, query).ok_or(RouteError::Unknown)?;
                 match *method {
@@ -167,6 +176,7 @@ mod tests {
                 "GET, HEAD, PUT, DELETE",
             ),
             (Method::GET, "/api/v1/status-webhook/XF-1", "POST"),
+            (Method::POST, "/media/nodes/XF-1/task.iso", "GET, HEAD"),
         ] {
             assert_eq!(parse(method, path), Err(RouteError::Method { allow }));
         }

@@ -1,12 +1,16 @@
-//! Task ISOs, as BMCs fetch them: by HEAD, whole, or in ranges, straight from the page cache.
+//! Task ISOs, as BMCs fetch them, or nodes whose BMC has no slot for them: by HEAD, whole, or in
+//! ranges, straight from the page cache.
 
-use http::StatusCode;
+use std::net::IpAddr;
+
+use http::{Method, StatusCode};
 
 use super::error::ApiError;
 use super::{Answered, Provision};
 use crate::http1::{RangeOutcome, ResponseHead, etag_matches, wanted_range};
 use crate::io::{File, Io, Open};
-use crate::provision::job::machine::Status;
+use crate::provision::job::machine::{Entry, Level, Status};
+use crate::provision::job::store::JobRow;
 use crate::provision::job::worker::iso_path;
 use crate::provision::media::{self, Asked};
 use crate::service::{Piece, Request, Response};
@@ -17,7 +21,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
         &self,
         request: &Request,
         asked: Asked,
-        client: std::net::IpAddr,
+        client: IpAddr,
     ) -> Answered<I> {
         let config = &self.api.media;
         let secret = config.signing_secret.as_ref().map(|secret| secret.expose());
@@ -33,8 +37,47 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let ttl_seconds = config.url_ttl.as_secs();
         media::check_job(complete_since, secret, ttl_seconds, self.now())
             .map_err(ApiError::Media)?;
+        self.send_iso_of(request, row).await
+    }
+
+    /// To a machine that was reset for its job and waits for its task; the job is told.
+    pub(super) async fn send_task_of_node(
+        &self,
+        request: &Request,
+        serial: String,
+        client: IpAddr,
+    ) -> Answered<I> {
+        let (asked, now) = (serial.clone(), self.now());
+        let is_fetched = request.head.method == Method::GET;
+        let row = self
+            .api
+            .mailbox
+            .ask(move |store| {
+                let Some(job) = store.active_job(&asked)? else {
+                    return Ok(None);
+                };
+                let row = store.job(job)?;
+                if is_fetched && row.as_ref().is_some_and(|row| row.machine.awaits_node()) {
+                    let message = format!("the node fetches its task over HTTP, from {client}");
+                    let entry = Entry::new(Level::Info, Some("task.fetched"), message);
+                    store.note_once(job, entry, now)?;
+                }
+                Ok(row)
+            })
+            .await?;
+        match row {
+            Some(row) if row.machine.awaits_node() => self.send_iso_of(request, row).await,
+            other => Err(ApiError::NoTask {
+                serial,
+                phase: other.map(|row| row.machine.phase()),
+            }),
+        }
+    }
+
+    async fn send_iso_of(&self, request: &Request, row: JobRow) -> Answered<I> {
+        let job = row.id;
         let iso = row.iso.ok_or(ApiError::NoJob)?;
-        let path = iso_path(&config.iso_folder, job);
+        let path = iso_path(&self.api.media.iso_folder, job);
         let file = match self.io.open(&path, Open::Read).await {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

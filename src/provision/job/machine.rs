@@ -24,6 +24,8 @@ const POLL_SECONDS_MAX: u64 = 15;
 /// How often the same effect may be cut short before the job is given up: by then it is the
 /// effect that ends the process.
 const INTERRUPTIONS_MAX: u32 = 5;
+/// The word of an event about a BMC with one slot.
+const ONE_SLOT: &str = "media.one-slot";
 
 /// Where a job stands; each phase but `Queued`, `AwaitReport` and `Done` has one effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -221,6 +223,8 @@ pub enum Event {
     Done,
     /// A medium is in its slot.
     Inserted(Inserted),
+    /// The BMC has no slot for the task; the node will fetch it.
+    LeftToNode,
     /// What [`Effect::LookAtPower`] saw.
     Power(Power),
     Failed(Failure),
@@ -363,6 +367,8 @@ pub struct Job {
     maintenance: Option<Inserted>,
     #[serde(default)]
     task: Option<Inserted>,
+    #[serde(default)]
+    task_left_to_node: bool,
     reset: bool,
     seen_off: bool,
     up_since: Option<u64>,
@@ -387,6 +393,7 @@ impl Job {
             inserted_task: false,
             maintenance: None,
             task: None,
+            task_left_to_node: false,
             reset: false,
             seen_off: false,
             up_since: None,
@@ -432,6 +439,11 @@ impl Job {
 
     pub fn failed_step(&self) -> Option<&str> {
         self.failed_step.as_deref()
+    }
+
+    /// Whether a node that asks for its task is the one that this job has started.
+    pub fn awaits_node(&self) -> bool {
+        self.phase == Phase::AwaitReport && self.outcome.is_none()
     }
 
     /// What `effect` inserts or ejects, as the BMC showed it when it was inserted.
@@ -488,6 +500,7 @@ impl Job {
                 }
                 self.end_effect(now, Job::advance)
             }
+            Event::LeftToNode => self.end_effect(now, Job::leave_to_node),
             Event::Power(power) => self.end_effect(now, |job, now| job.saw_power(power, now)),
             Event::Failed(failure) => {
                 // Also where the outcome has come meanwhile: a machine that was not reset is not
@@ -549,6 +562,9 @@ impl Job {
             Phase::InsertTask => (Phase::BootOnce, "the task ISO is inserted"),
             Phase::BootOnce => (Phase::Reset, "the machine will boot from CD once"),
             Phase::Reset => (self.after_reset(), "the machine was reset"),
+            Phase::EjectTask if self.task_left_to_node => {
+                return self.leave_clean_up_phase("no task ISO is in a slot", now);
+            }
             Phase::EjectTask => return self.leave_clean_up_phase("the task ISO is ejected", now),
             Phase::EjectMaintenance => {
                 return self.leave_clean_up_phase("the maintenance ISO is ejected", now);
@@ -561,6 +577,22 @@ impl Job {
         };
         self.enter(phase, now);
         vec![info(message)]
+    }
+
+    /// `inserted_task` stays: an attempt before this one, when the BMC still showed a second slot,
+    /// may have filled it, and clean-up looks before it ejects.
+    fn leave_to_node(&mut self, now: u64) -> Vec<Entry> {
+        if self.phase != Phase::InsertTask {
+            return self.advance(now);
+        }
+        self.task_left_to_node = true;
+        self.enter(Phase::BootOnce, now);
+        vec![Entry::new(
+            Level::Info,
+            Some(ONE_SLOT),
+            "the maintenance ISO has the BMC's one slot; the node will fetch its task over HTTP, by \
+             its serial number",
+        )]
     }
 
     fn after_reset(&self) -> Phase {
@@ -840,6 +872,7 @@ mod tests {
                 slot: SlotId("CD1".to_owned()),
                 image: "a.iso".to_owned(),
             })),
+            1 => Just(Event::LeftToNode),
             1 => Just(Event::Power(Power::On)),
             1 => Just(Event::Power(Power::Off)),
             1 => Just(failure(Certainty::Refused)),

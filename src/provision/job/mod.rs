@@ -2,6 +2,7 @@
 //! kept ([`store`]), and who carries it along ([`worker`]).
 
 pub mod machine;
+pub mod one_slot;
 pub mod perform;
 pub mod store;
 pub mod worker;

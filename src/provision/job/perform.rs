@@ -1,15 +1,16 @@
 //! One effect of a job against one [`Bmc`]: look first, then act.
 //!
 //! An image that is in its slot already is not inserted again, so an insertion that was cut short
-//! can be repeated; what belongs to another job that is alive is never replaced, and clean-up
-//! ejects only what the job has inserted: what bears its URL, or is shown as it was shown when the
-//! job had inserted it.
+//! can be repeated; where the BMC has one slot, the task is left to the node. What belongs to another
+//! job that is alive is never replaced, and clean-up ejects only what the job has inserted: what bears
+//! its URL, or is shown as it was shown when the job had inserted it.
 
 use std::fmt;
 
 use uuid::Uuid;
 
 use super::machine::{Certainty, Effect, Event, Failure, Inserted, Step};
+use super::one_slot::OneSlot;
 use crate::provision::bmc::{Bmc, BmcError, Slot, SlotKind};
 use crate::provision::media;
 
@@ -18,6 +19,7 @@ pub struct Media<'a> {
     pub job: Uuid,
     pub maintenance_url: &'a str,
     pub task_url: &'a str,
+    pub one_slot: OneSlot,
     /// What the effect is about, if the job has inserted it.
     pub inserted: Option<&'a Inserted>,
     /// Whether another job that is not complete has this id.
@@ -38,8 +40,12 @@ pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_
     let done = match effect {
         Effect::Discover => bmc.discover(serial).map(|_| ()).map_err(Failure::from),
         Effect::BuildIso => Ok(()),
-        Effect::InsertMaintenance => return inserted(insert(bmc, Place::Maintenance, media)),
-        Effect::InsertTask => return inserted(insert(bmc, Place::Task, media)),
+        Effect::InsertMaintenance => {
+            return insert(bmc, Place::Maintenance, media).unwrap_or_else(Event::Failed);
+        }
+        Effect::InsertTask => {
+            return insert(bmc, Place::Task, media).unwrap_or_else(Event::Failed);
+        }
         Effect::BootOnce => bmc.boot_once_from_cd().map_err(Failure::from),
         Effect::Reset => bmc.reset().map_err(Failure::from),
         Effect::LookAtPower => {
@@ -57,22 +63,18 @@ pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_
     }
 }
 
-fn inserted(done: Result<Inserted, Failure>) -> Event {
-    match done {
-        Ok(inserted) => Event::Inserted(inserted),
-        Err(failure) => Event::Failed(failure),
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Maintenance,
     Task,
 }
 
-fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<Inserted, Failure> {
+fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<Event, Failure> {
     let slots = bmc.media()?;
-    let slot = slot_for(place, &slots)?;
+    let slot = match slot_for(place, &slots) {
+        Some(slot) => slot,
+        None => return without_slot(place, &slots, media.one_slot),
+    };
     if let Some(image) = &slot.image {
         let is_there = match place {
             Place::Maintenance => image == media.maintenance_url,
@@ -80,10 +82,10 @@ fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<Inserted
             Place::Task => media::job_of(image) == Some(media.job),
         };
         if is_there {
-            return Ok(Inserted {
+            return Ok(Event::Inserted(Inserted {
                 slot: slot.id.clone(),
                 image: image.clone(),
-            });
+            }));
         }
         let owner = media::job_of(image).filter(|job| *job != media.job);
         if let Some(job) = owner.filter(|job| (media.is_alive)(*job)) {
@@ -102,17 +104,17 @@ fn insert(bmc: &mut dyn Bmc, place: Place, media: &Media<'_>) -> Result<Inserted
         Place::Task => media.task_url,
     };
     let image = bmc.insert(&slot.id, url)?;
-    Ok(Inserted {
+    Ok(Event::Inserted(Inserted {
         slot: slot.id.clone(),
         image,
-    })
+    }))
 }
 
 /// The machine boots from the first CD; the task may stand in a stick as well.
-fn slot_for(place: Place, slots: &[Slot]) -> Result<&Slot, BmcError> {
+fn slot_for(place: Place, slots: &[Slot]) -> Option<&Slot> {
     let mut discs = slots.iter().filter(|slot| slot.kind == SlotKind::Cd);
     let first = discs.next();
-    let found = match place {
+    match place {
         Place::Maintenance => first,
         Place::Task => discs.next().or_else(|| {
             slots
@@ -120,13 +122,22 @@ fn slot_for(place: Place, slots: &[Slot]) -> Result<&Slot, BmcError> {
                 .find(|slot| slot.kind == SlotKind::UsbStick)
                 .filter(|_| first.is_some())
         }),
-    };
-    found.ok_or_else(|| BmcError::Missing {
-        what: match place {
-            Place::Maintenance => "slot for a virtual CD".to_owned(),
-            Place::Task => "second slot for a virtual CD".to_owned(),
+    }
+}
+
+fn without_slot(place: Place, slots: &[Slot], one_slot: OneSlot) -> Result<Event, Failure> {
+    let has_cd = slots.iter().any(|slot| slot.kind == SlotKind::Cd);
+    let what = match place {
+        Place::Task if has_cd => match one_slot.lacking() {
+            None => return Ok(Event::LeftToNode),
+            Some(what) => what,
         },
-    })
+        Place::Task | Place::Maintenance => "slot for a virtual CD",
+    };
+    Err(BmcError::Missing {
+        what: what.to_owned(),
+    }
+    .into())
 }
 
 /// Where another job that is alive has its task, the machine starts from this medium for that one:
@@ -162,7 +173,7 @@ fn eject(
 mod tests {
     use super::*;
     use crate::provision::bmc::{Machine, Power, SlotId};
-    use crate::provision::job::machine::{Ending, Job, Next, Outcome, Status};
+    use crate::provision::job::machine::{Ending, Job, Next, Outcome, Phase, Status};
     use proptest::prelude::*;
 
     const MAINTENANCE: &str = "http://host/maintenance.iso";
@@ -179,6 +190,7 @@ mod tests {
         resets: usize,
         /// In place of a medium's URL.
         shown_as: Option<&'static str>,
+        one_slot: OneSlot,
     }
 
     struct ProcessEnd;
@@ -198,6 +210,7 @@ mod tests {
                 ejects: 0,
                 resets: 0,
                 shown_as: None,
+                one_slot: OneSlot::NodeFetches,
             }
         }
 
@@ -284,6 +297,7 @@ mod tests {
             job: JOB,
             maintenance_url: MAINTENANCE,
             task_url: &task_url,
+            one_slot: bmc.one_slot,
             inserted,
             is_alive: &|_| alive,
         };
@@ -337,14 +351,15 @@ mod tests {
         #[test]
         fn wherever_the_process_ends_nothing_is_inserted_or_reset_twice(
             ends in prop::collection::vec((1_usize..9, any::<bool>()), 0..4),
+            slots in 1_usize..=2,
         ) {
-            let mut bmc = Fragile::with(&[None, None]);
+            let mut bmc = Fragile::with(&vec![None; slots]);
             let job = live(&mut bmc, &ends);
             prop_assert_eq!(job.outcome(), Some(Outcome::Succeeded));
-            prop_assert_eq!(bmc.inserts, 2);
+            prop_assert_eq!(bmc.inserts, slots);
             prop_assert!(bmc.resets <= 2);
-            prop_assert_eq!(bmc.ejects, 2);
-            prop_assert_eq!(bmc.images(), vec![None, None]);
+            prop_assert_eq!(bmc.ejects, slots);
+            prop_assert_eq!(bmc.images(), vec![None; slots]);
         }
     }
 
@@ -426,18 +441,29 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_with_one_slot_is_told_what_it_lacks() {
+    fn with_one_slot_the_task_is_left_to_a_node_that_can_fetch_it() {
         let mut bmc = Fragile::with(&[None]);
         assert!(is_inserted(perform_here(
             Effect::InsertMaintenance,
             &mut bmc,
             false
         )));
-        let event = perform_here(Effect::InsertTask, &mut bmc, false);
-        assert!(
-            matches!(&event, Event::Failed(failure) if failure.message.contains("second slot")),
-            "{event:?}"
-        );
+        let mut insert_task = |one_slot| {
+            bmc.one_slot = one_slot;
+            perform_here(Effect::InsertTask, &mut bmc, false)
+        };
+        assert_eq!(insert_task(OneSlot::NodeFetches), Event::LeftToNode);
+        for (one_slot, word) in [
+            (OneSlot::NoSecret, "WEBHOOK_SECRET"),
+            (OneSlot::NoReport, "ESXi"),
+        ] {
+            let event = insert_task(one_slot);
+            assert!(
+                matches!(&event, Event::Failed(failure) if failure.message.contains(word)),
+                "{event:?}"
+            );
+        }
+        assert_eq!(bmc.images(), [Some(MAINTENANCE)]);
         bmc.slots.push(Slot {
             id: SlotId("USB".to_owned()),
             kind: SlotKind::UsbStick,
@@ -448,5 +474,42 @@ mod tests {
             &mut bmc,
             false
         )));
+        bmc.slots.remove(0);
+        let event = perform_here(Effect::InsertTask, &mut bmc, false);
+        assert!(
+            matches!(event, Event::Failed(_)),
+            "without the maintenance ISO: {event:?}"
+        );
+    }
+
+    #[test]
+    fn a_task_that_went_into_a_slot_that_was_then_gone_is_ejected_all_the_same() {
+        let mut bmc = Fragile::with(&[None, None]);
+        let mut job = Job::new(Ending::Report, 14_400, 0);
+        let step = |job: &mut Job, bmc: &mut Fragile| {
+            let Next::Perform(effect) = job.next(1) else {
+                panic!("nothing to do: {job:?}");
+            };
+            job.apply(Event::Begun, 1).expect("it was offered");
+            perform_knowing(effect, bmc, false, job.inserted(effect))
+        };
+        while job.phase() != Phase::InsertTask {
+            let event = step(&mut job, &mut bmc);
+            job.apply(event, 1).expect("it was begun");
+        }
+        // Done, and the process ended before it was written down.
+        assert!(is_inserted(step(&mut job, &mut bmc)));
+        job.apply(Event::Interrupted, 1).expect("it was begun");
+        let hidden = bmc.slots.pop().expect("the second slot");
+        let event = step(&mut job, &mut bmc);
+        assert_eq!(event, Event::LeftToNode);
+        job.apply(event, 1).expect("it was begun");
+        bmc.slots.push(hidden);
+        job.apply(Event::Cancel, 1).expect("it has no outcome");
+        while job.phase() != Phase::Done {
+            let event = step(&mut job, &mut bmc);
+            job.apply(event, 1).expect("it was begun");
+        }
+        assert_eq!(bmc.images(), [None, None]);
     }
 }

@@ -728,6 +728,14 @@ impl JobStore {
         Ok(())
     }
 
+    /// Adds the line unless the job's last one is of the same kind.
+    pub fn note_once(&mut self, job: Uuid, entry: Entry, now: u64) -> Stored<()> {
+        let write = self.connection.transaction()?;
+        add_event_once(&write, job, &entry, now)?;
+        write.commit()?;
+        Ok(())
+    }
+
     // Jobs, as the workers see them.
 
     /// Leases the job that has been due the longest, for `worker`; one whose lease has run out is

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::machine::{Certainty, Effect, Ending, Entry, Event, Failure, Level, Next, Step};
+use super::one_slot::OneSlot;
 use super::perform::{Media, perform};
 use crate::config::{JobsConfig, MediaConfig, RedfishConfig};
 use crate::provision::bmc::{Bmc, Noop};
@@ -81,6 +82,8 @@ pub struct Parts {
     pub key: SealingKey,
     pub media: MediaConfig,
     pub jobs: JobsConfig,
+    /// Nodes show a secret when they report.
+    pub nodes_have_secret: bool,
     pub metrics: Arc<ProvisionMetrics>,
     /// This process, in the names of its workers.
     pub instance: String,
@@ -361,6 +364,7 @@ impl Worker {
             job: job.id,
             maintenance_url,
             task_url: &task_url,
+            one_slot: OneSlot::of(job.machine.ending(), self.parts.nodes_have_secret),
             inserted: job.machine.inserted(effect),
             // What cannot be asked counts as alive: nothing is taken from it.
             is_alive: &|other| {

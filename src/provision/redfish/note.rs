@@ -96,7 +96,7 @@ impl Note {
                                                   one, which states no serial number"
                 .to_owned(),
             Note::OneSlot => {
-                "the BMC has one slot for virtual media, and a job wants two".to_owned()
+                "the BMC has one slot for virtual media, where a job wants two".to_owned()
             }
             Note::MediaStale { slot, image } => {
                 format!("slot {slot} names {image} and is empty all the same")

@@ -28,6 +28,8 @@ pub struct Survey {
     lines: Vec<(&'static str, String)>,
     /// What a job cannot do without.
     pub lacking: Vec<&'static str>,
+    /// Room for the maintenance ISO alone: good for a job whose node fetches its task.
+    pub has_one_slot: bool,
 }
 
 impl Survey {
@@ -35,6 +37,7 @@ impl Survey {
         let mut survey = Survey {
             lines: Vec::new(),
             lacking: Vec::new(),
+            has_one_slot: false,
         };
         survey.say("bmc", seen.origin.to_string());
         survey.say("system", system_line(seen.system));
@@ -52,7 +55,15 @@ impl Survey {
         let discs = seen.slots.iter().filter(|slot| slot.kind == SlotKind::Cd);
         match (discs.count(), seen.slots.len()) {
             (0, _) => survey.lacking.push("a slot for a virtual CD"),
-            (1, 1) => survey.lacking.push("a second slot for virtual media"),
+            (1, 1) => {
+                survey.has_one_slot = true;
+                survey.say(
+                    "one slot",
+                    "the node will fetch its task over HTTP, if WEBHOOK_SECRET is set at the \
+                     controller and in the maintenance image; not for ESXi"
+                        .to_owned(),
+                );
+            }
             _ => {}
         }
         survey.say_boot(seen);
