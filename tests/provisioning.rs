@@ -893,6 +893,26 @@ const RESET_CALL: usize = 5;
 
 /// The contract's promise that matters most: kill -9 after each call that a BMC has carried out and
 /// not yet answered, and in the midst of the next.
+/// As on a full disk: nothing can be written down, the giving back of the job neither.
+#[test]
+fn a_job_goes_on_when_its_database_can_be_written_again() {
+    let site = Site::new("unwritable");
+    let server = site.plan().start();
+    put_server(&server, "XF-1");
+    let id = made_job(&server, "XF-1");
+    let database = rusqlite::Connection::open(site.path("db/controller.db")).expect("it is there");
+    let locked = database.execute_batch("BEGIN IMMEDIATE");
+    locked.expect("nobody writes for longer than a moment");
+    let deadline = Instant::now() + PATIENCE;
+    while !server.log().contains("a job was not given back") {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    database.execute_batch("ROLLBACK").expect("it is ours");
+    wait_for_phase(&server, &id, "await_report");
+    assert_eq!(site.count("reset"), 1);
+}
+
 #[test]
 fn a_controller_that_is_killed_anywhere_never_resets_or_inserts_twice() {
     let points: Vec<(usize, u64)> = (0..8)

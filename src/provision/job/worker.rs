@@ -242,12 +242,21 @@ impl Worker {
                 thread::sleep(TROUBLE_PAUSE);
             }
         }
+        // A lease that is not given back is prolonged with all others for as long as this process
+        // lives, and nobody takes the job up again.
+        while let Err(error) = self.release(id) {
+            tracing::error!(job = %id, %error, "a job was not given back");
+            if stopping.load(Relaxed) {
+                return;
+            }
+            thread::sleep(TROUBLE_PAUSE);
+        }
+    }
+
+    fn release(&self, id: Uuid) -> Result<(), AskError> {
         let name = self.name.clone();
-        let released = self
-            .parts
-            .mailbox
-            .ask_blocking(move |store| store.release(id, &name));
-        complain(released, "a job was not given back");
+        let mailbox = &self.parts.mailbox;
+        mailbox.ask_blocking(move |store| store.release(id, &name))
     }
 
     fn advance(&self, mut job: JobRow, stopping: &AtomicBool) -> Result<(), AskError> {
