@@ -85,6 +85,14 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE servers ADD COLUMN node_address TEXT;
 ",
+    "
+    CREATE TABLE recipes (
+        job TEXT PRIMARY KEY REFERENCES jobs (id),
+        recipe BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO recipes (job, recipe) SELECT id, recipe FROM jobs;
+    ALTER TABLE jobs DROP COLUMN recipe;
+",
 ];
 
 /// Longest message of an event; what is longer is cut.
@@ -433,16 +441,15 @@ impl JobStore {
             return Ok(Created::Same(row));
         }
         write.execute(
-            "INSERT INTO jobs (id, serial, idempotency_key, recipe_hash, recipe, machine, status,
-                 due, created, updated, artifact_reference, artifact_repository, artifact_digest,
+            "INSERT INTO jobs (id, serial, idempotency_key, recipe_hash, machine, status, due,
+                 created, updated, artifact_reference, artifact_repository, artifact_digest,
                  artifact_bytes, task_target)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12, ?13, ?14)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13)",
             params![
                 new.id.to_string(),
                 new.serial,
                 new.idempotency_key,
                 new.recipe_hash,
-                new.recipe,
                 text_of(&new.machine),
                 new.machine.status().name(),
                 new.machine.due(),
@@ -453,6 +460,11 @@ impl JobStore {
                 new.artifact.map(|artifact| artifact.bytes),
                 new.task_target
             ],
+        )?;
+        // Apart, since it may have megabytes, and a job's row is read and written at each step.
+        write.execute(
+            "INSERT INTO recipes (job, recipe) VALUES (?1, ?2)",
+            params![new.id.to_string(), new.recipe],
         )?;
         add_events(&write, new.id, new.entries, now)?;
         let row = job_in(&write, new.id)?.ok_or_else(|| missing(new.id))?;
@@ -840,7 +852,7 @@ impl JobStore {
         Ok(self
             .connection
             .query_row(
-                "SELECT recipe FROM jobs WHERE id = ?1",
+                "SELECT recipe FROM recipes WHERE job = ?1",
                 [id.to_string()],
                 |row| row.get(0),
             )
@@ -1065,7 +1077,7 @@ mod tests {
     use crate::provision::job::machine::{Ending, Next, Phase};
 
     struct World {
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
         store: JobStore,
     }
 
@@ -1084,10 +1096,7 @@ mod tests {
             };
             assert!(store.put_server(&server).expect("a write"));
         }
-        World {
-            _folder: folder,
-            store,
-        }
+        World { folder, store }
     }
 
     impl World {
@@ -1202,6 +1211,67 @@ mod tests {
             None,
         )));
         assert!(world.store.is_made(id, &unknown));
+    }
+
+    #[test]
+    fn a_large_recipe_is_not_written_again_with_each_step_of_its_job() {
+        let mut world = world();
+        let id = Uuid::from_u128(1);
+        let recipe = vec![b' '; 2 << 20];
+        let new = NewJob {
+            id,
+            serial: "XF-1",
+            idempotency_key: None,
+            recipe: &recipe,
+            recipe_hash: "a",
+            task_target: "install-linux.target",
+            machine: Job::new(Ending::Report, 14_400, 100),
+            artifact: None,
+            entries: &[],
+        };
+        let created = world.store.create(new, 100);
+        assert!(matches!(created, Ok(Created::New(_))), "{created:?}");
+        let log = world.folder.path().join("db-wal");
+        let emptied =
+            world
+                .store
+                .connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                    row.get::<_, u32>(0)
+                });
+        assert_eq!(emptied, Ok(0));
+        world.claimed("w/0", 100);
+        world.drive_to_report("w/0", id);
+        let written = fs::metadata(log).expect("it is there").len();
+        assert!(written < 1 << 20, "{written} bytes");
+        assert_eq!(world.store.recipe(id).expect("a read"), Some(recipe));
+    }
+
+    #[test]
+    fn a_recipe_of_a_former_version_s_job_is_found() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("db");
+        let former = Connection::open(&path).expect("a new database");
+        let id = Uuid::from_u128(1);
+        let mut script = "CREATE TABLE migrations (version INTEGER PRIMARY KEY) STRICT;".to_owned();
+        // The fifth moves recipes into a table of their own.
+        for (index, migration) in MIGRATIONS[..4].iter().enumerate() {
+            script.push_str(migration);
+            script.push_str(&format!(
+                "INSERT INTO migrations (version) VALUES ({});",
+                index + 1
+            ));
+        }
+        script.push_str(&format!(
+            "INSERT INTO jobs (id, serial, recipe_hash, recipe, machine, status, created, updated)
+             VALUES ('{id}', 'XF-1', 'a', x'7b7d', '{}', 'queued', 1, 1);",
+            text_of(&Job::new(Ending::Report, 14_400, 1))
+        ));
+        former.execute_batch(&script).expect("as it was");
+        drop(former);
+        let store = JobStore::open(&path).expect("it is brought up to date");
+        assert_eq!(store.recipe(id).expect("a read"), Some(b"{}".to_vec()));
+        assert!(store.job(id).expect("a read").is_some());
     }
 
     #[test]
