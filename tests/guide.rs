@@ -202,7 +202,7 @@ const GUARDED: &[Row] = &[
 const EXEMPT: &[(&str, &str)] = &[
     (
         "podman run --rm --privileged controller:8080/tools/disk-formatter:latest /dev/sda",
-        "formats a disk",
+        "formats a disk, and needs a kernel with all that containers need",
     ),
     (
         "sudo debootstrap --arch=amd64 jammy /tmp/rootfs http://archive.ubuntu.com/ubuntu/",
@@ -308,6 +308,92 @@ impl Machine {
             row.says
         );
     }
+}
+
+/// A network of its own for what stands for a node, joined to this machine, which it knows as
+/// `controller`.
+struct NodeNetwork {
+    name: String,
+}
+
+/// This machine's end.
+const CONTROLLER: &str = "10.78.0.1";
+
+impl NodeNetwork {
+    #[track_caller]
+    fn new() -> NodeNetwork {
+        let network = NodeNetwork {
+            name: format!("guide{}", std::process::id()),
+        };
+        let name = network.name.as_str();
+        let outer = format!("gd{}", std::process::id() % 100_000);
+        ip(&["netns", "add", name]);
+        let pair = [
+            "link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", name,
+        ];
+        ip(&pair);
+        ip(&["addr", "add", &format!("{CONTROLLER}/30"), "dev", &outer]);
+        ip(&["link", "set", &outer, "up"]);
+        ip(&["-n", name, "addr", "add", "10.78.0.2/30", "dev", "eth0"]);
+        ip(&["-n", name, "link", "set", "eth0", "up"]);
+        ip(&["-n", name, "link", "set", "lo", "up"]);
+        fs::create_dir_all(network.files()).expect("only root makes networks");
+        // What stands there is in /etc for whoever is inside.
+        let hosts = format!("127.0.0.1 localhost\n{CONTROLLER} controller\n");
+        fs::write(network.files().join("hosts"), hosts).expect("the folder was made here");
+        network
+    }
+
+    fn files(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.name)
+    }
+}
+
+impl Drop for NodeNetwork {
+    fn drop(&mut self) {
+        // Its interfaces go with it.
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+        let _ = fs::remove_dir_all(self.files());
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &[&str]) {
+    tool::run(Command::new(tool::find("ip")).args(arguments));
+}
+
+#[test]
+#[ignore = "needs root, ip and podman; run by cargo x test"]
+fn a_node_pulls_the_tool_container_as_printed() {
+    let printed = "podman pull --tls-verify=false controller:8080/tools/disk-formatter:latest";
+    tool::find("podman");
+    let network = NodeNetwork::new();
+    let (host, node) = (Machine::new("guide-host"), Machine::new("guide-node"));
+    let address = format!("{CONTROLLER}:8080").parse().expect("an address");
+    let _server = Plan::new(&host.storage()).at(address).start();
+    let image_id = |machine: &Machine, image: &str| {
+        let mut podman = tool::command("podman", machine.folder.path());
+        podman.env("CONTAINERS_STORAGE_CONF", machine.path("storage.conf"));
+        tool::run(podman.args(["inspect", "--format", "{{.Id}}", image]))
+    };
+    let push = format!(
+        "podman import layer.tar formatter:latest
+         podman push --tls-verify=false formatter:latest {address}/tools/disk-formatter:latest"
+    );
+    let mut shell = tool::command("bash", host.folder.path());
+    shell.env("CONTAINERS_STORAGE_CONF", host.path("storage.conf"));
+    said_by(shell.args(["-ec", &push]));
+
+    println!("  node$ {printed}");
+    let mut pull = tool::command("ip", node.folder.path());
+    pull.env("CONTAINERS_STORAGE_CONF", node.path("storage.conf"));
+    said_by(pull.args(["netns", "exec", &network.name, "bash", "-c", printed]));
+    assert_eq!(
+        image_id(&node, "controller:8080/tools/disk-formatter:latest"),
+        image_id(&host, "formatter:latest")
+    );
 }
 
 /// Both outputs of a command that must succeed.

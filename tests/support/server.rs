@@ -68,6 +68,12 @@ impl Plan {
             .set("WEBHOOK_SECRET", WEBHOOK_SECRET)
     }
 
+    /// At this address, in place of a free one of this machine alone.
+    pub fn at(mut self, address: SocketAddr) -> Plan {
+        self.address = address;
+        self
+    }
+
     pub fn without_io_uring(mut self, refusal: Refusal) -> Plan {
         self.refusal = Some(refusal);
         self
