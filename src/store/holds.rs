@@ -41,19 +41,22 @@ impl Holds {
         self.lock().remove(holder);
     }
 
-    /// Everything held.
+    /// Everything held, each once.
     pub fn all(&self) -> Vec<(RepositoryName, Digest)> {
         let held = self.lock();
-        held.values()
+        let each: HashSet<_> = held
+            .values()
             .map(|held| (held.repository.clone(), held.manifest))
-            .collect()
+            .collect();
+        each.into_iter().collect()
     }
 
-    fn in_repository(&self, repository: &RepositoryName) -> Vec<(String, Digest)> {
+    /// Each manifest that is held there, and one of those who hold it.
+    fn in_repository(&self, repository: &RepositoryName) -> HashMap<Digest, String> {
         let held = self.lock();
         held.iter()
             .filter(|(_, held)| held.repository == *repository)
-            .map(|(holder, held)| (holder.clone(), held.manifest))
+            .map(|(holder, held)| (held.manifest, holder.clone()))
             .collect()
     }
 
@@ -96,7 +99,7 @@ impl<I: Io> Store<I> {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), StoreError> {
-        for (holder, manifest) in self.shared.holds.in_repository(name) {
+        for (manifest, holder) in self.shared.holds.in_repository(name) {
             if self.names(name, manifest, digest).await? {
                 return Err(StoreError::Held { holder });
             }
@@ -135,6 +138,20 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
+    /// A delete reads what is held, in the repository's turn: as often as there are jobs, it would
+    /// keep everybody else from writing for minutes.
+    #[test]
+    fn a_manifest_that_a_thousand_hold_is_looked_at_once() {
+        let holds = Holds::default();
+        let name = RepositoryName::parse("a/b").expect("a name");
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        for holder in 0..1000 {
+            holds.hold(&format!("job {holder}"), &name, digest);
+        }
+        assert_eq!(holds.in_repository(&name).len(), 1);
+        assert_eq!(holds.all(), [(name, digest)]);
+    }
+
     #[test]
     fn what_two_hold_is_held_until_both_have_let_go() {
         let holds = Holds::default();
@@ -144,7 +161,8 @@ mod tests {
         holds.hold("two", &name, digest);
         holds.release("one");
         assert_eq!(holds.all(), [(name.clone(), digest)]);
-        assert_eq!(holds.in_repository(&name), [("two".to_owned(), digest)]);
+        let of_two = HashMap::from([(digest, "two".to_owned())]);
+        assert_eq!(holds.in_repository(&name), of_two);
         let other = RepositoryName::parse("a/c").expect("a name");
         assert!(holds.in_repository(&other).is_empty());
         holds.release("two");
