@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -911,6 +913,38 @@ fn a_job_goes_on_when_its_database_can_be_written_again() {
     database.execute_batch("ROLLBACK").expect("it is ours");
     wait_for_phase(&server, &id, "await_report");
     assert_eq!(site.count("reset"), 1);
+}
+
+/// Questions wait behind each other for as long as the database lets them.
+#[test]
+fn a_database_that_hangs_does_not_keep_the_program_from_stopping() {
+    let site = Site::new("hanging");
+    let mut server = site.plan().set("REGISTRY_STOP_TIMEOUT", "2s").start();
+    put_server(&server, "XF-1");
+    let database = rusqlite::Connection::open(site.path("db/controller.db")).expect("it is there");
+    let locked = database.execute_batch("BEGIN IMMEDIATE");
+    locked.expect("nobody writes for longer than a moment");
+    let body =
+        json!({"bmc_address": "https://192.0.2.1", "bmc_username": "a", "bmc_password": "b"})
+            .to_string();
+    let asked: Vec<TcpStream> = (0..12)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).expect("it listens");
+            let length = body.len();
+            let request = format!(
+                "PUT /api/v1/servers/XF-2 HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(request.as_bytes()).expect("it reads");
+            stream
+        })
+        .collect();
+    // By then whoever looks each second has asked, too.
+    std::thread::sleep(Duration::from_millis(1500));
+    server.ask_to_stop();
+    let began = Instant::now();
+    assert!(server.wait_for_end(Duration::from_secs(20)).success());
+    println!("ended after {:?}", began.elapsed());
+    drop(asked);
 }
 
 #[test]

@@ -38,7 +38,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 use uuid::Uuid;
@@ -129,8 +129,10 @@ pub struct Running {
 impl Running {
     /// Ends after the effect that each worker has under way, or after `patience`.
     pub fn stop(self, patience: Duration) {
-        self.watcher.stop();
+        let deadline = Instant::now() + patience;
         self.workers.stop(patience);
+        self.watcher
+            .stop(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

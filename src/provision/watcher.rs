@@ -66,8 +66,17 @@ impl Watcher {
         Ok(Watcher { stopping, thread })
     }
 
-    pub fn stop(self) {
+    /// A database that does not answer keeps it for longer than `patience`: it is left then.
+    pub fn stop(self, patience: Duration) {
         self.stopping.store(true, Relaxed);
+        let deadline = Instant::now() + patience;
+        while !self.thread.is_finished() {
+            if Instant::now() >= deadline {
+                tracing::warn!("stopping while the watcher of pulls waits for the job database");
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         if self.thread.join().is_err() {
             tracing::error!("the watcher of pulls has failed");
         }
