@@ -40,6 +40,9 @@ pub const GATHER_TIME_MAX: Duration = Duration::from_secs(60);
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a download whose client takes nothing looks at why.
 pub const PATH_LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Once in such a while a stream without news looks whether all is well.
+pub const STREAM_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a connection may idle between requests.
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(600);
 /// The same once half of the connections that may be open are.

@@ -134,6 +134,13 @@ fn lines_of(job: &Value) -> Vec<String> {
         .collect()
 }
 
+/// Of a stream that is not read any further.
+fn status_of(site: &Site, target: &str) -> u16 {
+    let mut connection = Connection::open(site.server.address);
+    connection.send_head("GET", target, &[]).expect("loopback");
+    connection.read_head().expect("an answer").status
+}
+
 fn report(site: &Site, serial: &str) {
     let secret = [("X-Webhook-Secret", WEBHOOK_SECRET)];
     let target = format!("/api/v1/status-webhook/{serial}");
@@ -249,6 +256,19 @@ fn listeners_have_a_bound_and_a_stop_ends_their_streams() {
         .collect();
     let refused = ask(&site.server, "GET", "/api/v1/events", &[], "").expect(503);
     assert_eq!(refused.header("retry-after"), Some("60"));
+    // Who leaves makes room at once, and who talks meanwhile is not listened to.
+    drop(all.split_off(200));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let target = "/api/v1/events";
+    while let 503 = status_of(&site, target) {
+        assert!(Instant::now() < deadline, "their places stay taken");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut talker = Listening::begin(site.server.address, "", None);
+    for _ in 0..100 {
+        talker.connection.send(&[b'x'; 10_000]).expect("it is read");
+    }
+    all.push(talker);
     // The others are served as ever.
     site.job("XF-1");
     for listening in &mut all {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -11,7 +12,7 @@ use crate::http1::After;
 use crate::io::{File, Io, Stream};
 use crate::limits::{
     ANSWER_PATIENCE, HEAD_READ_BYTES, PATH_LOOK_INTERVAL, READ_AHEAD_BYTES, RESIDENCE_TRUSTED,
-    SEND_STEP_BYTES, SEND_STEPS_PER_TURN,
+    SEND_STEP_BYTES, SEND_STEPS_PER_TURN, STREAM_LOOK_INTERVAL,
 };
 use crate::service::{Payload, Piece, Response, Service, Source};
 use crate::telemetry::{PathFacts, Sending};
@@ -84,20 +85,23 @@ where
         Ok(self.exchange.finish())
     }
 
-    /// Sends what comes, as it comes, until there is no more or the server stops.
+    /// Sends what comes, as it comes, until there is no more, the client leaves, or the server stops.
+    /// What the client says meanwhile is nobody's: the connection ends with this answer.
     async fn send_stream(
         &mut self,
         mut source: Box<dyn Source>,
         patience: Duration,
     ) -> Result<(), Over> {
         loop {
-            let stopping = self.parts.stop.listen();
-            if self.parts.stop.is_raised() {
-                return Ok(());
-            }
-            match select(source.next(), stopping).await {
-                Either::Left((Some(bytes), _)) => self.write_all(&bytes, patience).await?,
-                Either::Left((None, _)) | Either::Right(_) => return Ok(()),
+            let some_day = self.parts.io.now() + STREAM_LOOK_INTERVAL;
+            let next = match select(source.next(), pin!(self.read_more(some_day))).await {
+                Either::Left((next, _)) => Either::Left(next),
+                Either::Right((said, _)) => Either::Right(said?),
+            };
+            match next {
+                Either::Left(Some(bytes)) => self.write_all(&bytes, patience).await?,
+                Either::Left(None) | Either::Right(Waited::Stopping) => return Ok(()),
+                Either::Right(Waited::Ready | Waited::TooLong) => self.unread = Vec::new(),
             }
         }
     }
