@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use page::{help, page};
 pub use provisioning::{
     ApiConfig, ApiLogin, ArtifactsConfig, BmcConfig, FailedLogins, JobsConfig, JwtConfig,
-    MediaConfig, Network, ProvisionConfig, WebhookConfig,
+    MediaConfig, Network, ProvisionConfig, WarmUpBudget, WebhookConfig,
 };
 use settings::{SETTINGS, Setting, Values};
 use unavailable::UNAVAILABLE;

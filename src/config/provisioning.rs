@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::Secret;
+use super::values::{Secret, whole};
 use super::{BasicLogin, BasicSecret, ConfigProblem, ConfigWarning, RedfishConfig, UrlPrefix};
 
 /// Shorter keys are weaker than the hash (RFC 7518 3.2).
@@ -100,6 +100,44 @@ pub struct MediaConfig {
 pub struct ArtifactsConfig {
     /// `host[:port]` of this registry in recipes, in lower case.
     pub names: Vec<String>,
+    pub warm_up: WarmUpBudget,
+}
+
+/// How much of images may be read into memory before anybody asks for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WarmUpBudget {
+    /// Of the memory that is available.
+    Percent(u8),
+    Bytes(u64),
+}
+
+impl WarmUpBudget {
+    pub(super) fn parse(text: &str) -> Option<WarmUpBudget> {
+        match text.strip_suffix('%') {
+            Some(share) => {
+                let share = whole(share).filter(|share| *share <= 90)?;
+                Some(WarmUpBudget::Percent(u8::try_from(share).ok()?))
+            }
+            None => whole(text).map(WarmUpBudget::Bytes),
+        }
+    }
+
+    pub(super) fn show(self) -> String {
+        match self {
+            WarmUpBudget::Percent(share) => format!("{share}%"),
+            WarmUpBudget::Bytes(bytes) => bytes.to_string(),
+        }
+    }
+
+    pub fn bytes(self, available_bytes: u64) -> u64 {
+        match self {
+            WarmUpBudget::Percent(share) => {
+                let share = u128::from(available_bytes) * u128::from(share) / 100;
+                u64::try_from(share).unwrap_or(u64::MAX)
+            }
+            WarmUpBudget::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -183,6 +221,7 @@ pub(super) struct ProvisionValues {
     pub(super) signing_secret: String,
     pub(super) url_ttl: Duration,
     pub(super) payload_places: Vec<UrlPrefix>,
+    pub(super) warm_up: WarmUpBudget,
     pub(super) bind_address: bool,
     pub(super) iso_folder: PathBuf,
     pub(super) maintenance_url: String,
@@ -218,6 +257,7 @@ impl ProvisionValues {
             signing_secret: String::new(),
             url_ttl: Duration::ZERO,
             payload_places: Vec::new(),
+            warm_up: WarmUpBudget::Bytes(0),
             bind_address: false,
             iso_folder: PathBuf::new(),
             maintenance_url: String::new(),
@@ -365,7 +405,10 @@ impl ProvisionValues {
                 maintenance_url: self.maintenance_url,
                 esxi_url: given(self.esxi_url),
             },
-            artifacts: ArtifactsConfig { names },
+            artifacts: ArtifactsConfig {
+                names,
+                warm_up: self.warm_up,
+            },
             payload_places: self.payload_places,
             jobs: JobsConfig {
                 workers: self.workers,
@@ -457,6 +500,18 @@ pub(super) fn is_url(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warm_up_is_a_share_of_memory_or_a_number_of_bytes() {
+        let bytes = |text: &str| WarmUpBudget::parse(text).map(|budget| budget.bytes(1000));
+        assert_eq!(
+            (bytes("25%"), bytes("0%"), bytes("7")),
+            (Some(250), Some(0), Some(7))
+        );
+        for text in ["", "%", "91%", "-1", "1.5%", "25 %", "10MiB"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_network_holds_what_begins_like_it() {

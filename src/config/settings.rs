@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::provisioning::{
-    ApiMode, BmcMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, is_url, registry_name,
+    ApiMode, BmcMode, JWT_SECRET_BYTES_MIN, Network, ProvisionValues, WarmUpBudget, is_url,
+    registry_name,
 };
 use super::url_prefix::UrlPrefix;
 use super::values::{
@@ -840,6 +841,17 @@ pub(super) const SETTINGS: &[Setting] = &[
             },
             |v| v.provision.registry_names.join(",")
         ),
+    ),
+    row(
+        "ARTIFACT_WARM_UP",
+        "25%",
+        "a share of the available memory from 0% to 90%, such as 25%, or a number of bytes; 0 for none",
+        "How much of their images is read into memory for jobs that are not complete, together, when \
+         they are made.",
+        apply!(|v, t| v.provision.warm_up = WarmUpBudget::parse(t)?, |v| v
+            .provision
+            .warm_up
+            .show()),
     ),
     Setting {
         older_names: &["SIGNED_URL_SECRET"],

@@ -180,11 +180,33 @@ pub trait Artifacts {
     fn hold<'a>(&'a self, job: Uuid, wanted: &'a Named) -> Asked<'a, Option<Found>>;
 }
 
+/// An image whose node will soon pull it.
+pub struct WarmUp {
+    pub job: Uuid,
+    pub repository: RepositoryName,
+    /// In the order in which they are pulled.
+    pub layers: Vec<Digest>,
+    /// Told once, from a thread that must not wait.
+    pub told: Box<dyn FnOnce(Warmed) + Send>,
+}
+
+/// How much of an image's layers is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Warmed {
+    pub total_bytes: u64,
+    /// Was there before.
+    pub resident_bytes: u64,
+    /// Was read for this job.
+    pub read_bytes: u64,
+}
+
 /// What is held for jobs, as any thread tells it.
 pub trait Keeper: Send + Sync {
     /// Holds what was found before, in a process that is gone.
     fn hold(&self, job: Uuid, artifact: &Artifact);
     fn release(&self, job: Uuid);
+    /// Has the image of a job that was made read into memory, as far as there is room.
+    fn warm_up(&self, wanted: WarmUp);
 }
 
 /// A job's hold until its row is written: let go when this is dropped, unless it was kept.

@@ -88,6 +88,22 @@ impl Mailbox {
         self.judged(answered.await.map_err(|_| AskError::Gone))
     }
 
+    /// Tells from a thread that may not wait, and does not hear what came of it; lost where too many
+    /// questions wait.
+    pub fn tell(
+        &self,
+        word: impl FnOnce(&mut JobStore) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        let posted = self.questions.try_send(Box::new(move |store| {
+            if let Err(error) = word(store) {
+                tracing::error!(%error, "a word to the job database was lost");
+            }
+        }));
+        if posted.is_err() {
+            tracing::warn!("a word to the job database was lost: too many questions wait");
+        }
+    }
+
     /// Asks from a thread that may block.
     pub fn ask_blocking<T: Send + 'static>(
         &self,

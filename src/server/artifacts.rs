@@ -6,10 +6,13 @@ use std::sync::Arc;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::warm_up::WarmUps;
 use crate::gc::RootSource;
 use crate::io::{File, Io};
 use crate::oci::{Descriptor, Digest, Manifest, Reference, RepositoryName};
-use crate::provision::artifact::{Artifact, Artifacts, Asked, Found, Keeper, Named, Part, Trouble};
+use crate::provision::artifact::{
+    Artifact, Artifacts, Asked, Found, Keeper, Named, Part, Trouble, WarmUp,
+};
 use crate::provision::fitness::BEGINNING_BYTES;
 use crate::store::manifests::StoredManifest;
 use crate::store::{Shared, Store, StoreError};
@@ -23,16 +26,24 @@ fn holder(job: Uuid) -> String {
 }
 
 /// The holds of jobs, for all threads; also what the collector asks.
-pub struct JobHolds(pub Arc<Shared>);
+pub struct JobHolds {
+    pub shared: Arc<Shared>,
+    pub warm_ups: Arc<WarmUps>,
+}
 
 impl Keeper for JobHolds {
     fn hold(&self, job: Uuid, artifact: &Artifact) {
-        let holds = self.0.holds();
+        let holds = self.shared.holds();
         holds.hold(&holder(job), &artifact.repository, artifact.digest);
     }
 
     fn release(&self, job: Uuid) {
-        self.0.holds().release(&holder(job));
+        self.warm_ups.forget(job);
+        self.shared.holds().release(&holder(job));
+    }
+
+    fn warm_up(&self, wanted: WarmUp) {
+        self.warm_ups.ask(wanted);
     }
 }
 
@@ -42,7 +53,7 @@ impl RootSource for JobHolds {
     }
 
     fn roots(&self) -> Result<Vec<(RepositoryName, Digest)>, String> {
-        Ok(self.0.holds().all())
+        Ok(self.shared.holds().all())
     }
 }
 

@@ -358,7 +358,7 @@ fn refusal<F>(status: StatusCode, why: &str) -> Response<F> {
 }
 
 /// Lets the other tasks of the core run.
-async fn yield_now() {
+pub(super) async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if yielded {

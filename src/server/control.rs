@@ -1,6 +1,7 @@
-//! The control plane: `/metrics`, the expiry of idle uploads, the count of the storage.
+//! The control plane: `/metrics`, the expiry of idle uploads, the count of the storage, what is read ahead
+//! for jobs.
 //!
-//! Runs on the thread that started the program, with a ring of its own, and touches no blob.
+//! Runs on the thread that started the program, with a ring of its own, and moves no byte of a blob.
 
 use std::cell::Cell;
 use std::io;
@@ -14,6 +15,7 @@ use futures_util::future::{Either, select};
 use super::connection::{self, ClientBounds, Parts};
 use super::router::MetricsPort;
 use super::stop::Stop;
+use super::warm_up::{self, WarmUps};
 use crate::access::Access;
 use crate::admin::Admin;
 use crate::io::pool::Pools;
@@ -40,6 +42,7 @@ pub struct Control {
     pub admin: Admin,
     pub upload_timeout: Duration,
     pub read_timeout: Duration,
+    pub warm_ups: Arc<WarmUps>,
     pub stop: Stop,
 }
 
@@ -54,6 +57,7 @@ impl Control {
         io.spawn(count_storage(store.clone()));
         io.spawn(self.refresh_gauges(&store));
         io.spawn(expire_uploads(store.clone(), self.upload_timeout));
+        io.spawn(warm_up::run(store.clone(), self.warm_ups.clone()));
         let view_ended = Rc::new(Cell::new(false));
         io.spawn(keep_image_view(
             store,

@@ -13,6 +13,7 @@ mod control;
 mod core;
 mod router;
 mod stop;
+mod warm_up;
 
 use std::fmt;
 use std::io;
@@ -27,7 +28,7 @@ use async_lock::Semaphore;
 
 use crate::access::{Access, AccessError};
 use crate::admin::{Admin, Collection};
-use crate::config::{Config, ServerConfig, StoreConfig};
+use crate::config::{Config, ServerConfig, StoreConfig, WarmUpBudget};
 use crate::gc::Requests;
 use crate::io::pool::{Pool, Pools, ReadAhead};
 use crate::io::system_moment;
@@ -45,6 +46,7 @@ pub use stop::Stop;
 use self::artifacts::JobHolds;
 use self::connection::ClientBounds;
 use self::core::{CoreParts, Inbox};
+use self::warm_up::WarmUps;
 
 /// How long to wait for what a process that has just been killed still holds.
 const FREED_WITHIN: Duration = Duration::from_secs(2);
@@ -145,7 +147,13 @@ pub fn run(config: Config) -> Result<(), StartError> {
         &config.server.http_address.candidates(),
     )?;
     let metrics_socket = listen("METRICS_ADDR", &config.server.metrics_address.candidates())?;
-    let job_holds = Arc::new(JobHolds(shared.clone()));
+    let provision_artifacts = config.provision.as_ref().map(|config| &config.artifacts);
+    let budget = provision_artifacts.map_or(WarmUpBudget::Bytes(0), |config| config.warm_up);
+    let warm_ups = Arc::new(WarmUps::new(budget));
+    let job_holds = Arc::new(JobHolds {
+        shared: shared.clone(),
+        warm_ups: warm_ups.clone(),
+    });
     let provision = match config.provision {
         None => None,
         Some(provision) => {
@@ -230,6 +238,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         admin,
         upload_timeout: registry.upload_timeout,
         read_timeout: config.server.read_timeout,
+        warm_ups,
         stop: stop.clone(),
     };
     control::run(&driver, pools, metrics_socket, control).map_err(StartError::Thread)?;

@@ -9,9 +9,10 @@ use super::Provision;
 use super::error::ApiError;
 use crate::io::Io;
 use crate::oci::{Algorithm, Digest};
-use crate::provision::artifact::{Artifact, Hold, Named, pinned};
+use crate::provision::artifact::{Artifact, Hold, Named, WarmUp, pinned};
 use crate::provision::fitness::{self, Task};
 use crate::provision::job::machine::{Entry, Level};
+use crate::provision::job::worker::now;
 
 const FIELD: &str = "oci_url";
 
@@ -27,6 +28,7 @@ pub(super) struct HeldArtifact {
     pub artifact: Artifact,
     /// What a node has to pull of it.
     pub pull_bytes: u64,
+    pub layers: Vec<Digest>,
     pub hold: Hold,
 }
 
@@ -49,6 +51,27 @@ impl<I: Io + Clone + 'static> Provision<I> {
     /// Whether an `oci_url` names this registry.
     pub(super) fn is_ours(&self, named: &Named) -> bool {
         named.is_of(&self.api.artifacts.names)
+    }
+
+    /// What is to be read ahead for a job; an event says what was, unless all was there.
+    pub(super) fn warm_up(&self, job: Uuid, held: &HeldArtifact) -> WarmUp {
+        let mailbox = self.api.mailbox.clone();
+        WarmUp {
+            job,
+            repository: held.artifact.repository.clone(),
+            layers: held.layers.clone(),
+            told: Box::new(move |warmed| {
+                if warmed.resident_bytes == warmed.total_bytes {
+                    return;
+                }
+                let message = format!(
+                    "of {} bytes of layers {} were read into memory for the node, and {} were there",
+                    warmed.total_bytes, warmed.read_bytes, warmed.resident_bytes
+                );
+                let entry = Entry::new(Level::Info, Some("artifact.warm"), message);
+                mailbox.tell(move |store| store.note(job, entry, now()));
+            }),
+        }
     }
 
     /// Finds the image that a valid recipe names, and holds it for `job`.
@@ -100,6 +123,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
                 message: unfit.to_string(),
             })?;
         let pull_bytes = found.layers().map(|layer| layer.bytes).sum();
+        let layers = found.layers().map(|layer| layer.digest).collect();
         let artifact = Artifact {
             reference: named.text,
             repository: named.repository,
@@ -121,6 +145,7 @@ impl<I: Io + Clone + 'static> Provision<I> {
             held: Some(HeldArtifact {
                 artifact,
                 pull_bytes,
+                layers,
                 hold,
             }),
         })

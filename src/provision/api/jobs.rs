@@ -143,6 +143,8 @@ impl<I: Io + Clone + 'static> Provision<I> {
         let image = accepted.image.take();
         let JobArtifact { held, entries } = self.hold_artifact(id, image, &accepted.task).await?;
         accepted.entries.extend(entries);
+        let warm_up = held.as_ref().map(|held| self.warm_up(id, held));
+        let keeper = self.api.keeper.clone();
         let stuck_seconds = self.api.jobs.stuck_timeout.as_secs();
         let for_store = serial.clone();
         let created = self
@@ -161,6 +163,10 @@ impl<I: Io + Clone + 'static> Provision<I> {
                     entries: &accepted.entries,
                 };
                 let created = store.create(new, now);
+                // Here, where nothing of this job can have happened yet: its end comes by this way too.
+                if let (Ok(Created::New(_)), Some(warm_up)) = (&created, warm_up) {
+                    keeper.warm_up(warm_up);
+                }
                 // Without a job nobody would ever let go; a disk that is full is to be made room on.
                 if let Some(held) = held
                     && store.is_made(id, &created)
