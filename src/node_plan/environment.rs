@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use provisioner_controller::provision::recipe::is_lived_by;
 use serde_json::{Map, Value};
 
 /// What the machine adds to the recipe.
@@ -11,18 +12,6 @@ pub struct Given<'a> {
     pub serial: &'a str,
     pub started_at: &'a str,
 }
-
-/// With these another value the node's own scripts would not run.
-const NOT_TO_BE_SET: [&str; 8] = [
-    "PATH",
-    "IFS",
-    "ENV",
-    "PS4",
-    "HOME",
-    "LD_PRELOAD",
-    "LD_LIBRARY_PATH",
-    "OPTIND",
-];
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum EnvironmentError {
@@ -46,7 +35,7 @@ pub fn of(members: &Map<String, Value>, given: &Given<'_>) -> Result<String, Env
     let variables = members.get("env").and_then(Value::as_object);
     for (name, value) in variables.into_iter().flatten() {
         let upper = name.to_ascii_uppercase();
-        if NOT_TO_BE_SET.contains(&upper.as_str()) {
+        if is_lived_by(name) {
             return Err(EnvironmentError::OfTheNode { name: name.clone() });
         }
         lines.push_str(&line(&upper, value.as_str().unwrap_or_default()));
@@ -125,8 +114,10 @@ mod tests {
 
     #[test]
     fn variables_that_the_node_lives_by_are_refused_by_name() {
-        let error = of(&members(json!({"env": {"path": "/x"}})), &GIVEN);
-        let name = "path".to_owned();
-        assert_eq!(error, Err(EnvironmentError::OfTheNode { name }));
+        for name in ["path", "FAILED_STEP", "ld_audit", "TAR_OPTIONS"] {
+            let error = of(&members(json!({"env": {name: "/x"}})), &GIVEN);
+            let name = name.to_owned();
+            assert_eq!(error, Err(EnvironmentError::OfTheNode { name }));
+        }
     }
 }

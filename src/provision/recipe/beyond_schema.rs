@@ -37,6 +37,25 @@ const RESERVED_VARIABLES: [&str; 9] = [
     "SCHEMA_VERSION",
     "WORKFLOW_STARTED_AT",
 ];
+/// With other values of these the programs of a node would not run, or not as they are meant to.
+const LIVED_BY: [&str; 9] = [
+    "PATH",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "PS4",
+    "HOME",
+    "OPTIND",
+    "FAILED_STEP",
+    "TAR_OPTIONS",
+];
+
+/// Whether a node's programs need the variable `name` as it is; what the loader of programs reads
+/// begins with `LD_`.
+pub fn is_lived_by(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    LIVED_BY.contains(&upper.as_str()) || upper.starts_with("LD_")
+}
 
 pub(super) fn inspect(members: &Map<String, Value>, origins: &Origins, findings: &mut Findings) {
     let mut inspection = Inspection {
@@ -192,6 +211,10 @@ impl<'a> Inspection<'a> {
             let upper = name.to_ascii_uppercase();
             if RESERVED_VARIABLES.contains(&upper.as_str()) {
                 let message = "the node sets this variable itself; choose another name";
+                self.problem(place, "env.reserved", message);
+            } else if is_lived_by(name) {
+                let message =
+                    "the node's programs need this variable as it is; choose another name";
                 self.problem(place, "env.reserved", message);
             } else if let Some(first) = seen.insert(upper, name) {
                 let message = format!("in upper case the same as {first}; choose another name");

@@ -18,6 +18,7 @@ mod yaml;
 
 use serde_json::{Map, Value, json};
 
+pub use beyond_schema::is_lived_by;
 pub use elsewhere::{Elsewhere, with_content};
 pub use problem::{Notice, PROBLEMS_MAX, Place, Problem, Problems, Step};
 pub use schema::SCHEMA;

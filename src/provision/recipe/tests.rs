@@ -320,6 +320,8 @@ fn fields_take_what_the_contract_lists_and_nothing_else() {
                 json!({"A": "x\u{0}"}),
                 json!({"a": "", "A": ""}),
                 json!({"target_disk": "/dev/sdb"}),
+                json!({"path": "/x"}),
+                json!({"LD_AUDIT": "/x"}),
                 json!([]),
             ],
         ),
