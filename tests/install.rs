@@ -16,6 +16,7 @@ use installation::host::Host;
 use installation::images::{
     Partition, ROOTFS_TYPE, WIM_TYPE, made, push, write_wim, write_windows,
 };
+use installation::libvirt::OneSlot;
 use installation::vm::{HOST_SEEN_FROM_INSIDE, Hardware};
 use installation::{WALL_LIMIT, wait_for};
 use serde_json::{Value, json};
@@ -112,6 +113,25 @@ const TO_THE_REPORT: Duration = Duration::from_secs(240);
 const TO_THE_END: Duration = Duration::from_secs(90);
 const TO_THE_SYSTEM: Duration = Duration::from_secs(240);
 
+/// A controller whose machines find the maintenance image at `host`.
+fn controller(plan: Plan, folder: &Path, host: &Host) -> Plan {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let base = format!("http://{}", plan.address());
+    let inside = format!("{HOST_SEEN_FROM_INSIDE}:{}", plan.address().port());
+    plan.set("REGISTRY_NAMES", inside)
+        .set("CONTROLLER_DB", path("controller.db"))
+        .set("CONTROLLER_SECRET_KEY_FILE", path("key"))
+        .set("TASK_ISO_DIR", path("isos"))
+        .set("REDFISH_MODE", "http")
+        .set(
+            "MAINTENANCE_ISO_URL",
+            format!("http://{}/maintenance.iso", host.address),
+        )
+        .set("MEDIA_BASE_URL", base)
+        .set("MEDIA_SIGNING_SECRET", "signing-secret")
+        .set("WEBHOOK_SECRET", SECRET)
+}
+
 /// A controller, a BMC and a machine.
 struct Site {
     plan: Plan,
@@ -131,22 +151,7 @@ impl Site {
         let hardware = Hardware::new(folder.path(), SERIAL, DISK_BYTES);
         let host = Host::start(&made("INSTALL_MAINTENANCE_ISO"), hardware);
         let emulator = Emulator::start(folder.path(), SERIAL, host.address);
-        let plan = Plan::new(&path("oci"));
-        let base = format!("http://{}", plan.address());
-        let inside = format!("{HOST_SEEN_FROM_INSIDE}:{}", plan.address().port());
-        let plan = plan
-            .set("REGISTRY_NAMES", inside)
-            .set("CONTROLLER_DB", path("controller.db").to_string_lossy())
-            .set("CONTROLLER_SECRET_KEY_FILE", path("key").to_string_lossy())
-            .set("TASK_ISO_DIR", path("isos").to_string_lossy())
-            .set("REDFISH_MODE", "http")
-            .set(
-                "MAINTENANCE_ISO_URL",
-                format!("http://{}/maintenance.iso", host.address),
-            )
-            .set("MEDIA_BASE_URL", base)
-            .set("MEDIA_SIGNING_SECRET", "signing-secret")
-            .set("WEBHOOK_SECRET", SECRET);
+        let plan = controller(Plan::new(&path("oci")), folder.path(), &host);
         let server = plan.start();
         let site = Site {
             plan,
@@ -395,6 +400,62 @@ fn a_machine_is_installed_by_stock_oras_with_a_stock_wim() {
     site.assert_one_reset_for_the_install();
     site.assert_windows_equals(&windows);
     site.assert_in_time();
+}
+
+/// The controller's address is in the image, as an operator has it there: with one slot a machine
+/// knows of nothing else.
+#[test]
+#[ignore = "needs root, libvirt and sushy-tools; run by cargo x install and cargo x test"]
+fn a_machine_whose_bmc_has_one_slot_fetches_its_task_and_is_installed() {
+    let begun = Instant::now();
+    let folder = scratch("install-one-slot");
+    let hardware = Hardware::new(folder.path(), SERIAL, DISK_BYTES);
+    let disk = hardware.disk();
+    let host = Host::start(&made("INSTALL_MAINTENANCE_ISO"), hardware);
+    let port = std::env::var("INSTALL_CONTROLLER_PORT").expect("`cargo x install` sets it");
+    let address = format!("127.0.0.1:{port}").parse().expect("a port");
+    let plan = Plan::new(&folder.path().join("oci")).at(address);
+    let server = controller(plan, folder.path(), &host).start();
+    push_small_artifacts(folder.path(), &server);
+    let machine = OneSlot::start(folder.path(), SERIAL, &disk);
+    let bmc = json!({"bmc_address": format!("http://{}", machine.address),
+        "bmc_username": "admin", "bmc_password": "password"});
+    let target = format!("/api/v1/servers/{SERIAL}");
+    server.ask_json("PUT", &target, &[], &bmc);
+    let recipe = json!({
+        "task_target": LINUX,
+        "target_disk": "/dev/sda",
+        "oci_url": format!("{HOST_SEEN_FROM_INSIDE}:{port}/small/bootable:1"),
+        "partition_layout":
+            [{"size": "200M", "format": "ext4", "label": "root", "mountpoint": "/"}],
+        "user_data": "#cloud-config\n{}\n",
+    });
+    let order = json!({"server_serial": SERIAL, "recipe": recipe});
+    let made = server.ask_json("POST", "/api/v1/jobs", &[], &order);
+    let target = format!("/api/v1/jobs/{}", made["job_id"].as_str().expect("an id"));
+    let patience = TO_THE_CONSOLE + TO_THE_REPORT;
+    let job = wait_for("the job is done", patience, || {
+        let job = server.ask_json("GET", &target, &[], &Value::Null);
+        (job["phase"] == "done").then_some(job)
+    });
+    assert_eq!(job["outcome"], "succeeded", "{job:#}");
+    let mut steps = job["events"].as_array().expect("a list").iter();
+    let mut has = |step: &str| steps.any(|event| event["step"] == step);
+    assert!(has("media.one-slot") && has("task.fetched"), "{job:#}");
+    assert!(machine.console().contains(" on /run/task.iso"));
+    for (request, times) in [
+        ("VirtualMedia.InsertMedia HTTP", 1),
+        ("VirtualMedia.EjectMedia HTTP", 1),
+        ("ComputerSystem.Reset HTTP", 2),
+    ] {
+        assert_eq!(machine.count(request), times, "{}", machine.log());
+    }
+    drop(machine);
+    // Behind the EFI system partition, which the node has added.
+    let root = Partition::of(&disk, 2, folder.path().join("root"));
+    assert_eq!(root.ext4_file("/boot/EFI/Linux/it.efi"), b"MZ");
+    println!("  the whole of it: {:.0} s", begun.elapsed().as_secs_f64());
+    assert!(begun.elapsed() < WALL_LIMIT);
 }
 
 /// Without a controller: the task CD is `check-recipe`'s, the report goes to the test.

@@ -98,6 +98,13 @@ impl Partition {
         Partition { copy }
     }
 
+    /// A file of an ext4.
+    pub fn ext4_file(&self, path: &str) -> Vec<u8> {
+        let mut command = Command::new(tool::find("debugfs"));
+        let output = command.args(["-R", &format!("cat {path}")]).arg(&self.copy);
+        output.output().expect("it was found").stdout
+    }
+
     /// A file of an NTFS.
     pub fn ntfs_file(&self, path: &str) -> Vec<u8> {
         let mut command = Command::new(tool::find("ntfscat"));

@@ -5,6 +5,7 @@
 pub mod emulator;
 pub mod host;
 pub mod images;
+pub mod libvirt;
 pub mod vm;
 
 use std::time::{Duration, Instant};

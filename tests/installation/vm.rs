@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::tool;
 
-const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const FIRMWARE_SETTINGS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+pub const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+pub const FIRMWARE_SETTINGS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// Under this address a machine sees what listens on this host's loopback.
 pub const HOST_SEEN_FROM_INSIDE: &str = "10.0.2.2";

@@ -39,6 +39,8 @@ const PACKAGED: &[(&str, &str)] = &[
     ("blkid", "util-linux"),
     ("mmdebstrap", "mmdebstrap"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("libvirtd", "libvirt-daemon-system"),
+    ("virsh", "libvirt-clients"),
 ];
 
 /// Files that are no programs, and the Debian package of each.
@@ -54,6 +56,7 @@ const PYTHON_MODULES: &[(&str, &str)] = &[
     ("pycdlib", "python3-pycdlib"),
     ("yaml", "python3-yaml"),
     ("jsonschema", "python3-jsonschema"),
+    ("libvirt", "python3-libvirt"),
 ];
 
 /// A program installed by `go install`, at the one version that the tests were written for.

@@ -5,11 +5,21 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::{debian_rootfs, maintenance_image, setup};
+
+/// Where the controller of machines that are installed may listen: below the ports that the kernel
+/// hands out by itself, so that nobody has it when the test wants it.
+const CONTROLLER_PORTS: RangeInclusive<u16> = 18_480..=18_579;
+/// Under this address QEMU's machines see this host's loopback.
+const HOST_SEEN_FROM_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// As in `tests/install.rs`.
+const WEBHOOK_SECRET: &str = "webhook-secret";
 
 /// Everything: `cargo x test`.
 pub fn test(large: bool) -> Result<bool, String> {
@@ -105,10 +115,19 @@ pub fn install(filter: Option<&str>) -> Result<bool, String> {
 /// The images that the test works with, then the test.
 fn installed_machines(clients: &Path, filter: Option<&str>) -> Result<Command, String> {
     let rootfs = debian_rootfs::make()?;
+    // A machine with one slot knows of its controller what is in the image and nothing else.
+    let port = controller_port()?;
+    let folder = setup::target_folder().join("install");
+    let secret = folder.join("webhook-secret");
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&secret, WEBHOOK_SECRET))
+        .map_err(|error| format!("{}: {error}", secret.display()))?;
     let image = maintenance_image::make(&maintenance_image::Arguments {
-        out: Some(setup::target_folder().join("install/maintenance.iso")),
-        webhook_url: None,
-        webhook_secret_file: None,
+        out: Some(folder.join("maintenance.iso")),
+        webhook_url: Some(format!(
+            "http://{HOST_SEEN_FROM_INSIDE}:{port}/api/v1/status-webhook"
+        )),
+        webhook_secret_file: Some(secret),
         plain_http: true,
         ca_file: None,
         with_oras: true,
@@ -118,7 +137,14 @@ fn installed_machines(clients: &Path, filter: Option<&str>) -> Result<Command, S
     let mut command = heavy("install", clients, filter, false);
     command.env("INSTALL_ROOTFS", rootfs);
     command.env("INSTALL_MAINTENANCE_ISO", image);
+    command.env("INSTALL_CONTROLLER_PORT", port.to_string());
     Ok(command)
+}
+
+fn controller_port() -> Result<u16, String> {
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let free = CONTROLLER_PORTS.into_iter().find(is_free);
+    free.ok_or_else(|| "every port for the controller of installed machines is taken".to_owned())
 }
 
 /// The whole program without a shared library. The target is the machine's own, and named
