@@ -93,7 +93,18 @@ const MIGRATIONS: &[&str] = &[
     INSERT INTO recipes (job, recipe) SELECT id, recipe FROM jobs;
     ALTER TABLE jobs DROP COLUMN recipe;
 ",
+    "
+    CREATE INDEX jobs_by_created ON jobs (created, id);
+",
 ];
+
+/// A page of jobs, the newest first. In the order of an index, so that a page is as long as it is and
+/// not as long as the list.
+const PAGE: &str = "
+    SELECT * FROM jobs
+    WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR serial = ?2)
+        AND (?3 IS NULL OR (created, id) < (?3, ?4))
+    ORDER BY created DESC, id DESC LIMIT ?5";
 
 /// Longest message of an event; what is longer is cut.
 const MESSAGE_CHARACTERS_MAX: usize = 2000;
@@ -542,12 +553,7 @@ impl JobStore {
 
     /// Jobs, the newest first.
     pub fn jobs(&self, filter: &Filter) -> Stored<Vec<JobRow>> {
-        let mut found = self.connection.prepare_cached(
-            "SELECT * FROM jobs
-             WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR serial = ?2)
-                 AND (?3 IS NULL OR (created, id) < (?3, ?4))
-             ORDER BY created DESC, id DESC LIMIT ?5",
-        )?;
+        let mut found = self.connection.prepare_cached(PAGE)?;
         let (time, id) = match filter.after {
             Some((time, id)) => (Some(time), Some(id.to_string())),
             None => (None, None),
@@ -1401,6 +1407,21 @@ mod tests {
             seen.extend(page.iter().map(|row| row.id.as_u128()));
         }
         assert_eq!(seen, [7, 6, 5, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn a_page_of_jobs_is_read_without_the_others() {
+        let world = world();
+        let explained = format!("EXPLAIN QUERY PLAN {PAGE}");
+        let mut plan = world.store.connection.prepare(&explained).expect("SQL");
+        let steps = plan
+            .query_map(
+                params![None::<String>, None::<String>, None::<u64>, "", 50],
+                |row| row.get::<_, String>("detail"),
+            )
+            .expect("a plan");
+        let steps: Vec<String> = steps.collect::<Result<_, _>>().expect("a plan");
+        assert_eq!(steps, ["SCAN jobs USING INDEX jobs_by_created"]);
     }
 
     #[test]
