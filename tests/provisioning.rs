@@ -893,8 +893,6 @@ fn jobs_that_wait_for_their_node_hold_no_worker() {
 /// Discover, two insertions, the boot override, the reset.
 const RESET_CALL: usize = 5;
 
-/// The contract's promise that matters most: kill -9 after each call that a BMC has carried out and
-/// not yet answered, and in the midst of the next.
 /// As on a full disk: nothing can be written down, the giving back of the job neither.
 #[test]
 fn a_job_goes_on_when_its_database_can_be_written_again() {
@@ -902,6 +900,12 @@ fn a_job_goes_on_when_its_database_can_be_written_again() {
     let server = site.plan().start();
     put_server(&server, "XF-1");
     let id = made_job(&server, "XF-1");
+    // A worker must have it by then: one that finds nothing to claim gives nothing back.
+    let deadline = Instant::now() + PATIENCE;
+    while site.count("discover") == 0 {
+        assert!(Instant::now() < deadline, "{}", server.log());
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let database = rusqlite::Connection::open(site.path("db/controller.db")).expect("it is there");
     let locked = database.execute_batch("BEGIN IMMEDIATE");
     locked.expect("nobody writes for longer than a moment");
@@ -947,6 +951,8 @@ fn a_database_that_hangs_does_not_keep_the_program_from_stopping() {
     drop(asked);
 }
 
+/// The contract's promise that matters most: kill -9 after each call that a BMC has carried out and
+/// not yet answered, and in the midst of the next.
 #[test]
 fn a_controller_that_is_killed_anywhere_never_resets_or_inserts_twice() {
     let points: Vec<(usize, u64)> = (0..8)
