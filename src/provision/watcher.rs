@@ -131,8 +131,12 @@ impl Looker {
         let awaiting = jobs.iter().filter(|(_, job)| job.outcome.is_none());
         let awaiting: BTreeSet<Uuid> = awaiting.map(|(job, _)| *job).collect();
         let found = parts.transfers.look();
-        let all = found.living.iter().chain(&found.ended);
+        let mut all: Vec<_> = found.living.iter().chain(&found.ended).collect();
+        // Those without a word first: what a word teaches of its address is not true of what was sent
+        // there before.
+        all.sort_by_key(|transfer| transfer.download.label.is_some());
         let seen: Vec<Seen> = all
+            .into_iter()
             .filter_map(|transfer| Some(seen(transfer, self.whose.is(&transfer.download)?)))
             .collect();
         let entries = self
