@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use provisioner_controller::config::RedfishConfig;
-use provisioner_controller::provision::bmc::{Bmc, BmcError, Power};
+use provisioner_controller::provision::bmc::{Bmc, BmcError, Power, Restart};
 use provisioner_controller::provision::redfish::{Login, Origin, Redfish, Target};
 use serde_json::Value;
 use support::http::Connection;
@@ -218,7 +218,7 @@ fn a_job_s_calls_are_seen_at_the_emulator() {
 
     client.boot_once_from_cd().expect("set");
     assert_eq!(emulator.says("")["Boot"]["BootSourceOverrideTarget"], "Cd");
-    client.reset().expect("switched on");
+    client.reset(Restart::Gentle).expect("switched on");
     let patience = Duration::from_secs(30);
     while client.power() != Ok(Power::On) {
         assert!(
@@ -227,7 +227,7 @@ fn a_job_s_calls_are_seen_at_the_emulator() {
         );
         thread::sleep(Duration::from_millis(200));
     }
-    client.reset().expect("restarted");
+    client.reset(Restart::Gentle).expect("restarted");
 
     for _ in 0..2 {
         for slot in &slots {

@@ -12,7 +12,7 @@ use crossbeam::channel::{self, Receiver};
 use mock_bmc::{Fault, Habits, Machine, MockBmc, PASSWORD, Slot, USER, What};
 use proptest::prelude::*;
 use provisioner_controller::config::RedfishConfig;
-use provisioner_controller::provision::bmc::{Bmc, BmcError, Power, SlotId, SlotKind};
+use provisioner_controller::provision::bmc::{Bmc, BmcError, Power, Restart, SlotId, SlotKind};
 use provisioner_controller::provision::redfish::{Asked, Login, Meter, Origin, Redfish, Target};
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ fn a_job_s_calls_do_each_thing_once_and_may_be_repeated() {
         client.insert(&slots[1].id, TASK).expect("inserted");
         client.boot_once_from_cd().expect("set");
     }
-    client.reset().expect("reset");
+    client.reset(Restart::Gentle).expect("reset");
     assert_eq!(client.power(), Ok(Power::On));
     let images: Vec<Option<String>> = client
         .media()
@@ -147,7 +147,7 @@ fn of_several_systems_the_one_of_that_serial_is_taken() {
     machine.others = vec!["XF-0", "XF-2"];
     let bmc = MockBmc::start(machine, Habits::default());
     let mut client = found(&bmc);
-    client.reset().expect("reset");
+    client.reset(Restart::Gentle).expect("reset");
     assert_eq!(bmc.count("POST", "/Systems/1/Actions/Reset"), 1);
     let error = self::client(&bmc).discover("XF-9").expect_err("no such");
     let BmcError::Missing { what } = &error else {
@@ -201,7 +201,7 @@ fn a_client_for_each_call_finds_its_machine_and_says_nothing_twice() {
     client.insert(&slot("CD1"), MAINTENANCE).expect("inserted");
     assert!(client.take_notes().is_empty());
     let mut client = fresh();
-    client.reset().expect("reset");
+    client.reset(Restart::Gentle).expect("reset");
     assert!(client.take_notes().is_empty());
     assert_eq!(bmc.count("POST", "/Systems/1/Actions/Reset"), 1);
 }
@@ -209,7 +209,7 @@ fn a_client_for_each_call_finds_its_machine_and_says_nothing_twice() {
 #[test]
 fn no_machine_is_touched_that_was_not_named() {
     let bmc = MockBmc::start(two_slots(), Habits::default());
-    let reset = client(&bmc).reset();
+    let reset = client(&bmc).reset(Restart::Gentle);
     assert!(matches!(reset, Err(BmcError::Missing { .. })), "{reset:?}");
     assert!(bmc.writes().is_empty());
 }
@@ -237,7 +237,7 @@ fn without_sessions_the_password_goes_along() {
         let bmc = MockBmc::start(two_slots(), habits);
         let mut client = found(&bmc);
         assert_eq!(codes(&mut client), wanted);
-        client.reset().expect("reset");
+        client.reset(Restart::Gentle).expect("reset");
     }
 }
 
@@ -251,7 +251,7 @@ fn a_session_that_ends_in_mid_job_is_renewed_and_nothing_done_twice() {
     let mut client = found(&bmc);
     client.insert(&slot("CD1"), MAINTENANCE).expect("inserted");
     client.insert(&slot("CD2"), TASK).expect("inserted");
-    client.reset().expect("reset");
+    client.reset(Restart::Gentle).expect("reset");
     assert!(codes(&mut client).contains(&"session.renewed"));
     let state = bmc.state();
     assert_eq!(
@@ -296,7 +296,7 @@ fn a_busy_bmc_is_asked_again_when_it_says() {
         what: What::Answer(429, wait, String::new()),
     });
     let begun = Instant::now();
-    client.reset().expect("the second time");
+    client.reset(Restart::Gentle).expect("the second time");
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert_eq!(codes(&mut client), ["request.waited"]);
     assert_eq!(bmc.state().machine.resets.len(), 1);
@@ -564,7 +564,7 @@ fn a_bmc_that_quotes_our_secrets_is_quoted_without_them() {
     }
     let refused = [
         client.insert(&slot("CD1"), SIGNED).expect_err("refused"),
-        client.reset().expect_err("refused"),
+        client.reset(Restart::Gentle).expect_err("refused"),
     ];
     let notes = client.take_notes();
     let said = refused.iter().map(ToString::to_string);
@@ -739,7 +739,7 @@ fn a_machine_that_is_off_is_switched_on() {
     let mut machine = two_slots();
     machine.power = "Off";
     let bmc = MockBmc::start(machine, Habits::default());
-    found(&bmc).reset().expect("on");
+    found(&bmc).reset(Restart::Gentle).expect("on");
     assert_eq!(bmc.state().machine.resets, ["On"]);
 }
 
@@ -752,7 +752,7 @@ fn only_allowed_resets_are_asked_for_and_a_refused_one_is_followed_by_the_next()
     };
     let bmc = MockBmc::start(two_slots(), habits);
     let mut client = found(&bmc);
-    client.reset().expect("the second kind");
+    client.reset(Restart::Gentle).expect("the second kind");
     assert_eq!(codes(&mut client), ["reset.refused"]);
     assert_eq!(bmc.state().machine.resets, ["PowerCycle"]);
 
@@ -761,7 +761,7 @@ fn only_allowed_resets_are_asked_for_and_a_refused_one_is_followed_by_the_next()
         ..Habits::default()
     };
     let bmc = MockBmc::start(two_slots(), habits);
-    let reset = found(&bmc).reset();
+    let reset = found(&bmc).reset(Restart::Gentle);
     assert!(matches!(reset, Err(BmcError::Missing { .. })), "{reset:?}");
 }
 
@@ -793,7 +793,7 @@ fn a_reset_whose_answer_is_lost_is_never_repeated_on_a_guess() {
             times: 1,
             what: what.clone(),
         });
-        let reset = client.reset();
+        let reset = client.reset(Restart::Gentle);
         assert_eq!(reset.is_ok(), is_ok, "{what:?}: {reset:?}");
         if !is_ok {
             assert!(matches!(reset, Err(BmcError::Unreachable { .. })));
@@ -816,7 +816,7 @@ fn a_lost_reset_is_not_known_whatever_the_bmc_says_afterwards() {
             what: answer_is_late,
         });
         let reset = thread::scope(|scope| {
-            let resetting = scope.spawn(|| client.reset());
+            let resetting = scope.spawn(|| client.reset(Restart::Gentle));
             while bmc.state().machine.resets.is_empty() {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -842,7 +842,7 @@ fn a_reset_that_was_never_asked_for_is_told_apart_from_one_that_may_have_happene
             times: u32::MAX,
             what: what.clone(),
         });
-        let reset = client.reset();
+        let reset = client.reset(Restart::Gentle);
         assert!(
             matches!(reset, Err(BmcError::NotBegun { .. })),
             "{what:?}: {reset:?}"

@@ -127,7 +127,11 @@ fn a_wave_of_jobs_ends_and_whoever_hangs_is_named() {
         let job = shown(&server, &order.job);
         assert_eq!(job["outcome"], "succeeded", "{job:#}");
         assert_eq!(job["artifact"]["digest"], digest, "{job:#}");
-        let changes = order.bmc.state().machine.changes.join(" ");
+        let (changes, resets) = {
+            let machine = &order.bmc.state().machine;
+            (machine.changes.join(" "), machine.resets.clone())
+        };
+        assert_eq!(resets, ["GracefulRestart", "ForceRestart"], "{job:#}");
         assert_eq!(
             changes, "insert CD1 insert CD2 boot reset eject CD2 eject CD1 reset",
             "{job:#}"

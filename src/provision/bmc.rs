@@ -23,12 +23,21 @@ pub trait Bmc {
     fn insert(&mut self, slot: &SlotId, url: &str) -> Result<String, BmcError>;
     fn eject(&mut self, slot: &SlotId) -> Result<(), BmcError>;
     fn boot_once_from_cd(&mut self) -> Result<(), BmcError>;
-    fn reset(&mut self) -> Result<(), BmcError>;
+    fn reset(&mut self, restart: Restart) -> Result<(), BmcError>;
     fn power(&mut self) -> Result<Power, BmcError>;
     /// What was odd since the last time this was asked; each becomes an event of the job.
     fn take_notes(&mut self) -> Vec<BmcNote> {
         Vec::new()
     }
+}
+
+/// How a running machine is restarted; one that is off is switched on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// What runs may end what it does, if the BMC can ask it to.
+    Gentle,
+    /// What runs has nothing to lose, and may not listen.
+    Forced,
 }
 
 /// A machine that was found behind a controller.
@@ -257,7 +266,7 @@ impl Bmc for Noop {
         self.called("boot_once")
     }
 
-    fn reset(&mut self) -> Result<(), BmcError> {
+    fn reset(&mut self, _: Restart) -> Result<(), BmcError> {
         self.called("reset")
     }
 

@@ -73,7 +73,8 @@ impl Phase {
             Phase::InsertMaintenance => Some(Effect::InsertMaintenance),
             Phase::InsertTask => Some(Effect::InsertTask),
             Phase::BootOnce => Some(Effect::BootOnce),
-            Phase::Reset | Phase::ResetAfter => Some(Effect::Reset),
+            Phase::Reset => Some(Effect::Reset),
+            Phase::ResetAfter => Some(Effect::ResetAfter),
             Phase::WatchPower => Some(Effect::LookAtPower),
             Phase::EjectTask => Some(Effect::EjectTask),
             Phase::EjectMaintenance => Some(Effect::EjectMaintenance),
@@ -151,6 +152,8 @@ pub enum Effect {
     InsertTask,
     BootOnce,
     Reset,
+    /// Once what runs on the machine is over.
+    ResetAfter,
     LookAtPower,
     EjectTask,
     EjectMaintenance,

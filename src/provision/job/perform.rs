@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::machine::{Certainty, Effect, Event, Failure, Inserted, Step};
 use super::one_slot::OneSlot;
-use crate::provision::bmc::{Bmc, BmcError, Slot, SlotKind};
+use crate::provision::bmc::{Bmc, BmcError, Restart, Slot, SlotKind};
 use crate::provision::media;
 
 /// What a job puts where.
@@ -47,7 +47,9 @@ pub fn perform(effect: Effect, bmc: &mut dyn Bmc, serial: &str, media: &Media<'_
             return insert(bmc, Place::Task, media).unwrap_or_else(Event::Failed);
         }
         Effect::BootOnce => bmc.boot_once_from_cd().map_err(Failure::from),
-        Effect::Reset => bmc.reset().map_err(Failure::from),
+        Effect::Reset => bmc.reset(Restart::Gentle).map_err(Failure::from),
+        // What runs is the maintenance image, whose node has said that it is done, or shall be.
+        Effect::ResetAfter => bmc.reset(Restart::Forced).map_err(Failure::from),
         Effect::LookAtPower => {
             return match bmc.power() {
                 Ok(power) => Event::Power(power),
@@ -269,7 +271,7 @@ mod tests {
             self.call(|_| ())
         }
 
-        fn reset(&mut self) -> Result<(), BmcError> {
+        fn reset(&mut self, _: Restart) -> Result<(), BmcError> {
             self.call(|bmc| bmc.resets += 1)
         }
 

@@ -842,7 +842,7 @@ impl JobStore {
         add_events(&write, id, notes, now)?;
         let _ = apply_in(&write, &mut row, event, now)?;
         let may_begin = match row.machine.next(now) {
-            Next::Perform(effect) => effect != Effect::Reset,
+            Next::Perform(effect) => !matches!(effect, Effect::Reset | Effect::ResetAfter),
             Next::Expire | Next::Wait | Next::End => false,
         };
         if goes_on && may_begin {

@@ -22,7 +22,7 @@ use super::session::Login;
 use super::survey::{Seen, Survey};
 use super::vendor;
 use crate::config::RedfishConfig;
-use crate::provision::bmc::{Bmc, BmcError, BmcNote, Machine, Power, Slot, SlotId};
+use crate::provision::bmc::{Bmc, BmcError, BmcNote, Machine, Power, Restart, Slot, SlotId};
 
 /// Media that are ejected to make place in one call; more, and somebody else is at work there.
 const EJECTIONS_MAX: u32 = 2;
@@ -516,8 +516,8 @@ impl Redfish {
         unless_absent(self.channel.document(&place)).map(|found| found.map(|(info, _)| info))
     }
 
-    fn restart(&mut self) -> Result<(), Trouble> {
-        let (before, target, resets) = self.ready_to_restart().map_err(not_begun)?;
+    fn restart(&mut self, restart: Restart) -> Result<(), Trouble> {
+        let (before, target, resets) = self.ready_to_restart(restart).map_err(not_begun)?;
         let mut refusals = Err(missing("reset that fits"));
         for reset in resets {
             match self.reset_by(reset, &target, &before)? {
@@ -536,7 +536,10 @@ impl Redfish {
     }
 
     /// The system as it is, where it is reset, and by which resets.
-    fn ready_to_restart(&mut self) -> Result<(Value, Link, Vec<&'static str>), Trouble> {
+    fn ready_to_restart(
+        &mut self,
+        restart: Restart,
+    ) -> Result<(Value, Link, Vec<&'static str>), Trouble> {
         let (before, _) = self.system()?;
         let power = power_of(&before)?;
         let target = ["Actions", "#ComputerSystem.Reset", "target"];
@@ -544,7 +547,7 @@ impl Redfish {
         let target = self.channel.link(target)?;
         let info = self.action_info(&before)?;
         let allowed = power::allowed(&before, info.as_ref());
-        let resets = power::resets(power, allowed.as_deref());
+        let resets = power::resets(power, restart, allowed.as_deref());
         Ok((before, target, resets))
     }
 
@@ -625,9 +628,9 @@ impl Bmc for Redfish {
         self.channel.told(set)
     }
 
-    fn reset(&mut self) -> Result<(), BmcError> {
+    fn reset(&mut self, restart: Restart) -> Result<(), BmcError> {
         self.channel.begin_call(Op::Reset);
-        let restarted = self.restart();
+        let restarted = self.restart(restart);
         self.channel.told(restarted)
     }
 

@@ -3,10 +3,12 @@
 use serde_json::Value;
 
 use super::document::{list, text, texts};
-use crate::provision::bmc::Power;
+use crate::provision::bmc::{Power, Restart};
 
 /// The gentlest first: a running system may end what it does.
 const RESTARTS: &[&str] = &["GracefulRestart", "ForceRestart", "PowerCycle"];
+/// A gentle one would be taken and leave a system that does not listen as it is.
+const FORCED_RESTARTS: &[&str] = &["ForceRestart", "PowerCycle", "GracefulRestart"];
 const STARTS: &[&str] = &["On", "ForceOn"];
 
 /// `None`: the system does not say, or in a word that is not known.
@@ -39,10 +41,11 @@ pub fn allowed(system: &Value, action_info: Option<&Value>) -> Option<Vec<String
 }
 
 /// The resets to try, in order; empty: the system allows none that helps.
-pub fn resets(power: Power, allowed: Option<&[String]>) -> Vec<&'static str> {
-    let wanted = match power {
-        Power::Off => STARTS,
-        Power::On | Power::Changing => RESTARTS,
+pub fn resets(power: Power, restart: Restart, allowed: Option<&[String]>) -> Vec<&'static str> {
+    let wanted = match (power, restart) {
+        (Power::Off, _) => STARTS,
+        (Power::On | Power::Changing, Restart::Gentle) => RESTARTS,
+        (Power::On | Power::Changing, Restart::Forced) => FORCED_RESTARTS,
     };
     let is_allowed =
         |reset: &&&str| allowed.is_none_or(|allowed| allowed.iter().any(|one| one == **reset));
@@ -74,13 +77,23 @@ mod tests {
     #[test]
     fn the_gentlest_allowed_restart_comes_first_and_off_is_switched_on() {
         let allowed = named(&["On", "ForceRestart", "PowerCycle", "Nmi"]);
+        let gentle = |power, allowed| resets(power, Restart::Gentle, allowed);
         assert_eq!(
-            resets(Power::On, Some(&allowed)),
+            gentle(Power::On, Some(&allowed)),
             ["ForceRestart", "PowerCycle"]
         );
-        assert_eq!(resets(Power::Off, Some(&allowed)), ["On"]);
-        assert_eq!(resets(Power::On, None), RESTARTS);
-        assert!(resets(Power::On, Some(&named(&["On", "ForceOff"]))).is_empty());
+        assert_eq!(gentle(Power::Off, Some(&allowed)), ["On"]);
+        assert_eq!(gentle(Power::On, None), RESTARTS);
+        assert!(gentle(Power::On, Some(&named(&["On", "ForceOff"]))).is_empty());
+    }
+
+    #[test]
+    fn a_forced_restart_is_gentle_only_where_nothing_else_is_allowed() {
+        let forced = |power, allowed| resets(power, Restart::Forced, allowed);
+        assert_eq!(forced(Power::On, None), FORCED_RESTARTS);
+        let allowed = named(&["On", "GracefulRestart"]);
+        assert_eq!(forced(Power::On, Some(&allowed)), ["GracefulRestart"]);
+        assert_eq!(forced(Power::Off, Some(&allowed)), ["On"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::document::{shown, shown_image, text};
 use super::origin::Origin;
 use super::power;
 use super::vendor::Habits;
-use crate::provision::bmc::{Power, Slot, SlotKind};
+use crate::provision::bmc::{Power, Restart, Slot, SlotKind};
 
 /// The documents a survey is made of.
 pub struct Seen<'a> {
@@ -88,7 +88,7 @@ impl Survey {
         };
         self.say("power", state_word.to_owned());
         self.say("resets", named.unwrap_or("not named".to_owned()));
-        let resets = power::resets(state, allowed.as_deref());
+        let resets = power::resets(state, Restart::Gentle, allowed.as_deref());
         match resets.first() {
             Some(first) => self.say("a job's", (*first).to_owned()),
             None => self.lacking.push("a reset that fits"),
