@@ -185,7 +185,7 @@ fn domain(folder: &Path, serial: &str, disk: &Path) -> String {
       <target dev='sda' bus='scsi'/>
     </disk>
     <interface type='user'><model type='virtio'/></interface>
-    <serial type='file'><source path='{}'/></serial>
+    <serial type='file'><source path='{}' append='on'/></serial>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <memballoon model='none'/>
   </devices>
