@@ -1,9 +1,10 @@
 //! Jobs, servers, events and webhook ids, in SQLite; SQL is named in this file alone.
 //!
 //! One connection, owned by one thread ([`super::super::mailbox`]). Each change is one transaction
-//! and, unless its method says otherwise, on the disk when that returns: WAL with `synchronous=FULL`. Every value reaches a
-//! statement as a bound parameter. The job itself is a value ([`Job`]) kept as JSON; the columns
-//! beside it are what is searched for, and are written from it in the same statement.
+//! and, unless its method says otherwise, on the disk when that returns: WAL with
+//! `synchronous=FULL`. Every value reaches a statement as a bound parameter. The job itself is a value
+//! ([`Job`]) kept as JSON; the columns beside it are what is searched for, and are written from it in
+//! the same statement.
 //!
 //! Times are seconds since 1970.
 
@@ -343,9 +344,8 @@ impl JobStore {
     fn write_behind<T>(&self, write: impl FnOnce(&Connection) -> Stored<T>) -> Stored<T> {
         self.connection
             .pragma_update(None, "synchronous", "NORMAL")?;
-        let written = write(&self.connection);
-        self.connection.pragma_update(None, "synchronous", "FULL")?;
-        written
+        let _synced = SyncedAgain(&self.connection);
+        write(&self.connection)
     }
 
     // Servers.
@@ -898,6 +898,17 @@ impl JobStore {
     }
 }
 
+/// On every path out of what is written behind, a panic too, the next change is synced again.
+struct SyncedAgain<'a>(&'a Connection);
+
+impl Drop for SyncedAgain<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.pragma_update(None, "synchronous", "FULL") {
+            tracing::error!(%error, "changes of jobs are not synced one by one any more");
+        }
+    }
+}
+
 fn migrate(connection: &mut Connection) -> Stored<()> {
     let write = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     write.execute_batch(
@@ -1105,18 +1116,27 @@ mod tests {
         World { folder, store }
     }
 
+    fn a_job(id: Uuid, recipe: &[u8]) -> NewJob<'_> {
+        NewJob {
+            id,
+            serial: "XF-1",
+            idempotency_key: None,
+            recipe,
+            recipe_hash: "a",
+            task_target: "install-linux.target",
+            machine: Job::new(Ending::Report, 14_400, 100),
+            artifact: None,
+            entries: &[],
+        }
+    }
+
     impl World {
         fn create(&mut self, id: u128, serial: &str, key: Option<&str>, hash: &str) -> Created {
             let new = NewJob {
-                id: Uuid::from_u128(id),
                 serial,
                 idempotency_key: key,
-                recipe: b"{}",
                 recipe_hash: hash,
-                task_target: "install-linux.target",
-                machine: Job::new(Ending::Report, 14_400, 100),
-                artifact: None,
-                entries: &[],
+                ..a_job(Uuid::from_u128(id), b"{}")
             };
             self.store.create(new, 100).expect("a write")
         }
@@ -1194,18 +1214,7 @@ mod tests {
             .expect("a setting");
         let id = Uuid::from_u128(1);
         let recipe = vec![b' '; 1 << 20];
-        let new = NewJob {
-            id,
-            serial: "XF-1",
-            idempotency_key: None,
-            recipe: &recipe,
-            recipe_hash: "a",
-            task_target: "install-linux.target",
-            machine: Job::new(Ending::Report, 14_400, 100),
-            artifact: None,
-            entries: &[],
-        };
-        let created = world.store.create(new, 100);
+        let created = world.store.create(a_job(id, &recipe), 100);
         assert!(
             matches!(created, Err(StoreError::Database(_))),
             "{created:?}"
@@ -1220,22 +1229,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_behind_leaves_the_next_change_synced_whatever_becomes_of_it() {
+        let mut world = world();
+        let is_synced = |world: &World| {
+            let level = world
+                .store
+                .connection
+                .pragma_query_value(None, "synchronous", |row| row.get::<_, u32>(0));
+            level == Ok(2)
+        };
+        world.create(1, "XF-1", None, "a");
+        assert_eq!(world.claimed("w/0", 100), Some(Uuid::from_u128(1)));
+        assert!(is_synced(&world));
+        let refused = world.store.write_behind(|connection| {
+            assert_eq!(
+                connection.pragma_query_value(None, "synchronous", |row| row.get::<_, u32>(0)),
+                Ok(1)
+            );
+            Ok(connection.execute("no SQL", [])?)
+        });
+        assert!(refused.is_err() && is_synced(&world));
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            world.store.write_behind(|_| -> Stored<()> {
+                std::panic::resume_unwind(Box::new("no"));
+            })
+        }));
+        assert!(failed.is_err() && is_synced(&world));
+    }
+
+    #[test]
     fn a_large_recipe_is_not_written_again_with_each_step_of_its_job() {
         let mut world = world();
         let id = Uuid::from_u128(1);
         let recipe = vec![b' '; 2 << 20];
-        let new = NewJob {
-            id,
-            serial: "XF-1",
-            idempotency_key: None,
-            recipe: &recipe,
-            recipe_hash: "a",
-            task_target: "install-linux.target",
-            machine: Job::new(Ending::Report, 14_400, 100),
-            artifact: None,
-            entries: &[],
-        };
-        let created = world.store.create(new, 100);
+        let created = world.store.create(a_job(id, &recipe), 100);
         assert!(matches!(created, Ok(Created::New(_))), "{created:?}");
         let log = world.folder.path().join("db-wal");
         let emptied =

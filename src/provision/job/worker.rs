@@ -1,8 +1,8 @@
 //! Threads that claim a job, carry its effects out and write down what came of them.
 //!
 //! Before an effect the job says that it has begun, after it what came of it; both are on the disk
-//! before anything else happens, the one and the next one's beginning by one write. What must follow from a process that ends in between is decided
-//! in [`machine`](super::machine).
+//! before anything else happens, the one and the next one's beginning by one write. What must follow
+//! from a process that ends in between is decided in [`machine`](super::machine).
 
 use std::fs;
 use std::io::{self, Write};
@@ -298,15 +298,14 @@ impl Worker {
         goes_on: bool,
     ) -> Result<Option<JobRow>, AskError> {
         let (id, name, before) = (job.id, self.name.clone(), job.machine.status());
-        let after = self
+        let row = self
             .parts
             .mailbox
             .ask_blocking(move |store| store.record(id, &name, event, &notes, goes_on, now()))?;
-        let Some(after) = after else {
+        let Some(row) = row else {
             tracing::warn!(job = %id, "the lease of this job has gone to another worker");
             return Ok(None);
         };
-        let row = after;
         if row.machine.status() != before {
             let status = row.machine.status().name();
             tracing::info!(job = %id, serial = row.serial, status, "job");
